@@ -1,0 +1,114 @@
+"""Run a chain of dependent Rescale jobs; each takes the result of the one before it as its input.
+
+    python main.py             start a new chain
+    python main.py --resume    go on with the newest unfinished one, after a crash, a reboot or Ctrl-C
+
+Edit the two sections below, then leave it running in `screen`. Exit status: 0 done, 1 failed, 2 usage, 130 Ctrl-C.
+"""
+
+import argparse
+import getpass
+import sys
+import time
+from pathlib import Path
+
+import rescale_rest_api as rescale
+
+# ---- User section -------------------------------------------------------------------------------------------------
+# One line per job: (batch_name, command). Every job starts with the files that the one before it left.
+batches = [
+    ("rod1", "python3 rod.py rod.inp --step 1\n"),
+    ("rod2", "python3 rod.py rod.inp --step 2\n"),
+    # Abaqus: ("static", "abaqus job=static cpus=$RESCALE_CORES_PER_SLOT mp_mode=mpi interactive\n"),
+    #         ("restart", "abaqus job=restart oldjob=static cpus=$RESCALE_CORES_PER_SLOT mp_mode=mpi interactive\n"),
+]
+input_path = Path(__file__).parent / "tests" / "example"  # folder with the input files of the first job; "." for here
+
+# ---- Admin section: what to write here is printed by rescale.job_settings for a job that ran from the web page ------
+code_name = "user_included"  # Abaqus: "abaqus"
+version_code = "0"  # Abaqus: "2022-2241"
+license_info = {}  # Abaqus: {"LM_LICENSE_FILE": "27000@license-server"}
+coretype_code = "emerald"  # Abaqus: "starlite_max"
+core_per_slot = 1
+slot = 1  # always 1, unless it is a DOE
+walltime = 1  # hours; the job is stopped after that
+projectid = None  # the last part of the project's address in the administrator's page, like "xDdRk"
+# ---------------------------------------------------------------------------------------------------------------------
+
+user = getpass.getuser()
+current = {}  # the link being worked on, for the message after Ctrl-C
+
+
+def run_chain(started_at):
+    """Run the chain `started_at`; what its .job files and the platform show to be done is not done again."""
+    # 1. Token
+    rescale_platform, my_token = rescale.platform_my_token()
+
+    job_id = None
+    for batch_name, command in batches:
+        job_name = f"{user}@{batch_name}@{started_at}"
+        job_file = Path(f"{job_name}.job")
+        print(f"\n{job_name}", flush=True)
+        if job_file.exists():
+            job_id = job_file.read_text(encoding="utf-8").strip()
+        else:
+            if job_id is None:
+                # 2. Archive the input files, 3. upload the archive
+                archive = rescale.create_tar_gz(input_path)
+                inputfiles_list = rescale.upload_local_files(rescale_platform, my_token, archive)
+            else:
+                # 3.1 Take the result of the previous job, inside the cloud
+                inputfiles_list = rescale.file_previous_job(rescale_platform, my_token, job_id)
+            # 4. Set up the job
+            job_id = rescale.job_setup(
+                rescale_platform, my_token, job_name, command, code_name, version_code, license_info, coretype_code,
+                core_per_slot, slot, walltime, projectid, inputfiles_list,
+            )
+        # 5. Submit it
+        current.update(job_id=job_id, job_file=job_file)
+        rescale.job_submit(rescale_platform, my_token, job_name, job_id)
+        # 6. Monitor it until it has ended
+        rescale.job_monitor(rescale_platform, my_token, job_id)
+
+    # 7. Download the last result
+    current.clear()
+    rescale.job_download(rescale_platform, my_token, job_name, job_id)
+
+
+def unfinished_chains():
+    """The starting times of the chains whose last result has not been downloaded, newest first."""
+    first, last = batches[0][0], batches[-1][0]
+    started = sorted((path.stem.rpartition("@")[2] for path in Path().glob(f"{user}@{first}@*.job")), reverse=True)
+    return [time_ for time_ in started if not any(Path(f"{user}@{last}@{time_}").rglob("rescale.tar.gz"))]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--resume", action="store_true", help="go on with the newest unfinished chain")
+    arguments = parser.parse_args()
+    names = [batch_name for batch_name, _ in batches]
+    if not names or len(set(names)) < len(names):
+        parser.error("batches needs at least one job, and every batch_name only once")
+    unfinished = unfinished_chains()
+    if arguments.resume and not unfinished:
+        parser.error(f"there is no unfinished chain of {', '.join(names)} in {Path.cwd()}")
+    try:
+        run_chain(unfinished[0] if arguments.resume else time.strftime("%Y%m%d-%H%M%S"))
+    except rescale.RescaleError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        if current and current["job_file"].exists():
+            print(
+                f"Job {current['job_id']} runs on and is billed. To go on:   python main.py --resume\n"
+                f"To stop it: python -c \"import rescale_rest_api as r; r.job_stop(*r.platform_my_token(), "
+                f"'{current['job_id']}')\"",
+                file=sys.stderr,
+            )
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

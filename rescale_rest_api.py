@@ -1,0 +1,1434 @@
+"""Automate Rescale jobs over its REST API: pack, upload, set up, submit, monitor, download, chain.
+
+The functions stand in the order in which a job needs them, with the numbers of Rescale Korea's guide;
+`main.py` beside this file chains them. API: https://engineering.rescale.com/api-docs/
+
+Three assumptions, the guide's:
+1. All input files lie directly in one working folder; folders in it are not taken along.
+2. They travel as one archive, rescale.tar.gz.
+3. Every job takes its input and leaves its result as rescale.tar.gz, so that a job's result is the next job's input.
+
+Errors are exceptions: `RescaleError`, and `JobFailed` for a job that ended badly. Nothing here exits the interpreter.
+Not an official Rescale product; use at your own risk.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import datetime
+import errno
+import functools
+import hashlib
+import http.cookiejar
+import itertools
+import json
+import math
+import os
+import random
+import re
+import shutil
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import parse_qsl, quote, urljoin, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests_toolbelt.multipart.encoder import MultipartEncoder
+
+try:
+    import fcntl
+    msvcrt = None
+except ImportError:  # Windows
+    import msvcrt  # type: ignore
+    fcntl = None  # type: ignore
+
+ARCHIVE = "rescale.tar.gz"
+LOG = "process_output.log"
+SCRIPTS = ("main.py", "rescale_rest_api.py")  # never travel: they may hold the token
+
+STATUS_INTERVAL = 5  # seconds between two looks at a job's status, the guide's step
+LOG_INTERVAL = 15  # seconds between two looks at the log of an executing job, the guide's step
+LOG_LINES = 20  # lines of the log per look, the guide's number
+QUIET_INTERVAL = 1800  # seconds without a new log line after which one line says so
+FAILURE_LINES = 40  # last lines of the log in the text of JobFailed
+LOG_TAIL = 1 << 16  # bytes read from the end of a finished log: it may be huge, its end tells the outcome
+
+CONNECT_TIMEOUT = 30  # seconds; urllib3 also lets a send stall no longer than this
+READ_TIMEOUT = 60  # seconds without a byte of the answer
+UPLOAD_TIMEOUT = 600  # seconds until an upload is answered: the platform stores and sums up gigabytes first
+PATIENCE = 600  # seconds of faults after which a call gives up; job_monitor never does
+THROTTLE_PATIENCE = 3900  # seconds to wait out a 429: the platform counts requests per hour (rescale-api.md §12)
+LONGEST_WAIT = 60  # seconds between two tries at the most, unless the server asks for more
+NOTICEABLE_WAIT = 5  # seconds; longer waits are announced
+SUBMIT_PATIENCE = 60  # seconds until a submitted job must show a status
+FILES_INTERVAL = 2  # seconds between two looks at a file list that may still grow
+FILES_PATIENCE = 120  # seconds until a completed job's file list must be complete
+PAGE_SIZE = 1000  # entries per page: few requests for thousands of files
+
+BLOCK = 1 << 20  # bytes per read and write of bulk data; urllib3's own 16 KiB halve the speed
+
+INPUT_FILE = 1  # typeId of what was uploaded, not written by a job
+
+WINDOWS = os.name == "nt"
+ENDED = ("Completed", "Failed", "Stopped", "Force Stopped", "Terminated", "Cancelled")
+NEVER_RAN = (
+    "exceeded max number of restarts",
+    "could not allocate compute resources from the compute provider",
+)
+
+
+class RescaleError(Exception):
+    """What failed, what the server said, what was kept and what to do next; never the token."""
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(_printable(text))
+        self.status = status
+
+
+class JobFailed(RescaleError):
+    """A job ended without success; `log_lines` holds the last lines of its process_output.log."""
+
+    def __init__(self, text: str, job_id: str, reason: str, log_lines: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.job_id = job_id
+        self.reason = reason
+        self.log_lines = list(log_lines)
+
+
+# 1. Token
+
+
+def platform_my_token(
+    rescale_platform: str | None = None, my_token: str | None = None, *, profile: str | None = None
+) -> tuple[str, str]:
+    """Find the platform's address and the API key.
+
+    Each is the argument, else RESCALE_API_URL and RESCALE_API_KEY, else what section `profile` (`default`) of
+    ~/.config/rescale/apiconfig says. A profile that is named goes before the environment.
+
+    Returns (platform, token): ('https://kr.rescale.com', 'Token 0123…').
+    Prints the platform and the last 4 characters of the token.
+    Raises RescaleError when one of them is missing or malformed.
+    """
+    rehearsing = bool(os.environ.get("RESCALE_REHEARSAL"))
+    found = {"url": os.environ.get("RESCALE_API_URL"), "key": os.environ.get("RESCALE_API_KEY")}
+    if (profile or not (found["url"] and found["key"])) and not rehearsing:
+        from_file = _apiconfig(profile)
+        found = {
+            name: (from_file.get(name) or found[name]) if profile else (found[name] or from_file.get(name))
+            for name in found
+        }
+    platform = _platform(rescale_platform or found["url"])
+    token = _authorization(my_token or found["key"])
+    key = token.split(" ", 1)[1]
+    _say(f"rescale_platform = {platform}")
+    _say(f"my_token = Token ...{key[-4:] if len(key) >= 12 else ''}")
+    return platform, token
+
+
+def _apiconfig(profile: str | None) -> dict[str, str | None]:
+    """Read address and key from the file that Rescale's own CLI writes; `%` is literal, quotes are dropped."""
+    path = Path.home() / ".config" / "rescale" / "apiconfig"
+    if not path.exists():
+        if profile:
+            raise RescaleError(f"profile {profile!r}: there is no {path}; create it or leave the profile out")
+        return {}
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(path.read_text(encoding="utf-8-sig"))
+        mode = path.stat().st_mode
+    except (OSError, ValueError, configparser.Error) as error:
+        # The parser's own words quote the file's lines, and with them the key.
+        raise RescaleError(f"{path} cannot be read ({type(error).__name__}); it must be an INI file, see the README") \
+            from None
+    section = profile or "default"
+    if not parser.has_section(section):
+        if profile:
+            raise RescaleError(f"profile {profile!r} is not in {path}; it has: {', '.join(parser.sections())}")
+        return {}
+    if not WINDOWS and mode & 0o077:
+        _say(f"Warning: {path} can be read by others; it holds your API key: chmod 600 {path}")
+
+    def value(*names: str) -> str | None:
+        texts = (parser.get(section, name, fallback="").strip() for name in names)
+        return next((re.sub(r"""^(["'])(.*)\1$""", r"\2", text) for text in texts if text), None)
+
+    return {"url": value("apibaseurl", "apiurl", "platform_url"), "key": value("apikey", "api_key")}
+
+
+# 2. Archive
+
+
+def create_tar_gz(input_path: str | os.PathLike[str] | None = None, output_filename: str = ARCHIVE) -> Path:
+    """Pack all regular files that lie directly in `input_path` (default: the current folder) into one archive.
+
+    Folders are left out and named. A symbolic link is packed as the file it points to, for links do not survive the
+    platform's unpacking. The archive itself, the running script and this library never go in.
+
+    Returns the path of the archive, `output_filename` under the current folder. Prints
+    `Successfully created rescale.tar.gz in <folder>`. Raises RescaleError for an unknown or empty folder and for a
+    file that cannot be read whole; an older archive of that name is then left as it was.
+    """
+    folder = Path.cwd() if input_path is None else Path(input_path)
+    output = Path(output_filename).absolute()
+    files, left_out = _inputs(folder, output)
+    if left_out:
+        _say(f"- left out: {', '.join(left_out)}")
+    with _file_errors(f"{output.name} was not created"), _whole_file(output) as file, \
+            tarfile.open(fileobj=file, mode="w:gz", compresslevel=6, dereference=True) as tar:
+        for path in files:
+            try:
+                with path.open("rb") as source:
+                    tar.addfile(_member(tar, path), source)
+            except OSError as error:
+                raise RescaleError(
+                    f"{path} could not be packed whole: {error.strerror or error}. Nothing was uploaded; see that "
+                    "the file can be read and that no program is writing to it, then start again"
+                ) from error
+    _say(f"Successfully created {output.name} in {output.parent}")
+    return output
+
+
+def _inputs(folder: Path, output: Path) -> tuple[list[Path], list[str]]:
+    """The files of `folder` to pack, sorted, and what is left out, with the reason."""
+    if not folder.is_dir():
+        raise RescaleError(f"input_path {str(folder)!r} is not a folder; give the folder that holds the input files")
+    driver = getattr(sys.modules.get("__main__"), "__file__", None)
+    own = [Path(name) for name in (driver, __file__) if name and Path(name).exists()]
+    files, left_out = [], []
+    with _file_errors(f"input_path {folder} cannot be listed"):
+        for path in sorted(folder.iterdir()):
+            if path.is_symlink() and not path.exists():
+                raise RescaleError(f"{path} is a link to a file that does not exist; put the file there or remove it")
+            if path.is_dir():
+                left_out.append(f"{path.name}/ (folder)")
+            elif path.name in (ARCHIVE, output.name):
+                left_out.append(f"{path.name} (an archive of its own)")
+            elif path.name.startswith(f".{output.name}.") and path.name.endswith(".part"):
+                continue  # half an archive that a killed run left behind
+            elif path.name in SCRIPTS or any(path.samefile(script) for script in own):
+                left_out.append(f"{path.name} (script, may hold the token)")
+            elif not path.is_file():
+                left_out.append(f"{path.name} (not a regular file)")
+            else:
+                files.append(path)
+    if not files:
+        raise RescaleError(
+            f"input_path {folder.absolute()} holds no files to pack"
+            + (f" (left out: {', '.join(left_out)})" if left_out else "")
+            + "; all input files must lie directly in it"
+        )
+    return files, left_out
+
+
+def _member(tar: tarfile.TarFile, path: Path) -> tarfile.TarInfo:
+    """The archive's entry for a file: user names of this machine mean nothing on the cluster."""
+    member = tar.gettarinfo(path, arcname=path.name)
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mtime = int(member.mtime)
+    return member
+
+
+# 3. Upload
+
+
+def upload_local_files(
+    rescale_platform: str,
+    my_token: str,
+    input_file: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = ARCHIVE,
+    *,
+    decompress: bool = True,
+) -> list[dict[str, Any]]:
+    """Upload files to Rescale files: a path, a list of paths, or names separated by blanks.
+
+    `decompress` says whether the platform unpacks them into the work folder of the job that takes them.
+
+    Returns the list for job_setup: [{'id': 'dxGonb', 'decompress': True}]. Prints `- rescale.tar.gz uploaded` per
+    file, `All files uploaded successfully!` and the list. Raises RescaleError, before anything is sent, when a file
+    does not exist. Source: POST /api/v2/files/contents/ (rescale-api.md §2).
+    """
+    uploads = []
+    paths = _local_files(input_file)
+    for path in paths:
+        uploads.append({"id": _upload(rescale_platform, my_token, path), "decompress": decompress})
+        _say(f"- {path.name} uploaded")
+    _say("All files uploaded successfully!")
+    _say(f"inputfiles_list = {uploads}")
+    return uploads
+
+
+def _local_files(input_file: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The existing files that `input_file` names."""
+    if isinstance(input_file, str) and not Path(input_file).is_file():
+        names: Sequence[str | os.PathLike[str]] = input_file.split()
+    else:
+        names = [input_file] if isinstance(input_file, (str, os.PathLike)) else list(input_file)
+    paths = [Path(name) for name in names]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing or not paths:
+        raise RescaleError(
+            f"input_file {', '.join(missing) or repr(input_file)}: no such file in {Path.cwd()}; "
+            "run create_tar_gz first or give the file's path. Nothing was uploaded"
+        )
+    return paths
+
+
+def _upload(rescale_platform: str, my_token: str, path: Path) -> str:
+    """Upload one file and return its id; what the platform says that it got must be what was sent."""
+    with contextlib.ExitStack() as stack:
+
+        def fresh() -> dict[str, Any]:  # an encoder is single-use: sent twice it hangs
+            stack.close()
+            file = stack.enter_context(path.open("rb"))
+            encoder = MultipartEncoder({"file": (path.name, file, "application/octet-stream")})
+            return {"data": encoder, "headers": {"Content-Type": encoder.content_type}}
+
+        def stored(response: requests.Response) -> str:
+            reply = _object(_json(response), "the answer to the upload")
+            size = reply.get("decryptedSize")
+            if isinstance(size, int) and size != path.stat().st_size:
+                raise _Fault(f"{size} of {path.stat().st_size} bytes of {path.name} arrived")
+            return _identifier(reply, "the answer to the upload")
+
+        with _file_errors(f"{path} could not be uploaded"):
+            return _request(
+                rescale_platform, my_token, "POST", "files/contents/",
+                fresh=fresh, read=stored, read_timeout=UPLOAD_TIMEOUT,
+            )
+
+
+# 4. Set-up
+
+
+def job_setup(
+    rescale_platform: str,
+    my_token: str,
+    job_name: str,
+    command: str,
+    code_name: str,
+    version_code: str,
+    license_info: Mapping[str, Any],
+    coretype_code: str,
+    core_per_slot: int,
+    slot: int,
+    walltime: int,
+    projectid: str | None,
+    inputfiles_list: Sequence[Mapping[str, Any]],
+    *,
+    license_features: Mapping[str, int] | None = None,
+) -> str:
+    """Create a job; nothing runs and nothing is charged until job_submit.
+
+    `walltime` is in whole hours. `license_info` are the environment variables that name the licence server,
+    {'LM_LICENSE_FILE': '27000@host'}; {} for none. `license_features` counts the licences that the job waits for,
+    {'abaqus': 8}. After `command` the job packs all that is left in its work folder into a new rescale.tar.gz; see
+    `_job_command`.
+
+    Returns the job's id. Prints `Job_ID: LFZphb`. Raises RescaleError for values that cannot be right, before the
+    platform is asked, and with the platform's own words for those that it refuses.
+    Source: POST /api/v2/jobs/ (rescale-api.md §4).
+    """
+    _check_job_name(job_name)
+    for name, value in (("command", command), ("code_name", code_name), ("coretype_code", coretype_code)):
+        if not isinstance(value, str) or not value.strip():
+            raise RescaleError(f"{name} = {value!r}: give a text; job_settings prints the one of a job that ran")
+    job = {
+        "name": job_name,
+        "projectId": projectid or None,
+        "isLowPriority": False,
+        "jobanalyses": [
+            {
+                "analysis": {"code": code_name, "version": str(version_code)},
+                "command": _job_command(command),
+                "flags": {"igCv": True},  # the packing would fail some tiles' check of the command
+                "envVars": _license_info(license_info),
+                "useRescaleLicense": False,
+                "userDefinedLicenseSettings": _license_settings(license_features),
+                "hardware": {
+                    "coreType": coretype_code,
+                    "coresPerSlot": _whole_number("core_per_slot", core_per_slot, "cores"),
+                    "slots": _whole_number("slot", slot, "slots (1 for all but DOE)"),
+                    "walltime": _whole_number("walltime", walltime, "hours"),
+                },
+                "inputFiles": _input_files(inputfiles_list),
+            }
+        ],
+    }
+    reply = _request(rescale_platform, my_token, "POST", "jobs/", fresh=lambda: {"json": job})
+    job_id = _identifier(_object(reply, "the new job"), "the new job")
+    _say(f"Job_ID: {job_id}")
+    return job_id
+
+
+COMMAND_HEAD = "set +e\n(\n"
+COMMAND_TAIL = f"""
+)
+status=$?
+# rescale_rest_api: all that is left goes into {ARCHIVE}; nothing is deleted before that archive is complete
+compress='gzip -1'
+if command -v pigz > /dev/null 2>&1; then compress='pigz -1'; fi
+find . -mindepth 1 -maxdepth 1 ! -name {ARCHIVE} ! -name .{ARCHIVE}.part ! -name {LOG} \\
+    ! -name __pycache__ ! -name tmp {' '.join(f'! -name {script}' for script in SCRIPTS)} -print0 |
+    tar --use-compress-program="$compress" -cf .{ARCHIVE}.part --null -T - && mv -f .{ARCHIVE}.part {ARCHIVE}
+if [ $? -eq 0 ]; then
+    find . -mindepth 1 -maxdepth 1 ! -name {ARCHIVE} ! -name {LOG} -exec rm -rf {{}} +
+    if [ $status -eq 0 ]; then rm -f {LOG}; fi
+else
+    echo '{ARCHIVE} could not be packed: all files stay as they are' >&2
+    rm -f .{ARCHIVE}.part
+    if [ $status -eq 0 ]; then status=1; fi
+fi
+(exit $status)
+"""
+
+
+def _job_command(command: str) -> str:
+    """The user's command in a subshell, then the packing, with the user's exit status as the job's own.
+
+    After success only rescale.tar.gz is left. After a failure what there is gets packed all the same, and
+    process_output.log stays beside it to be read.
+    """
+    return COMMAND_HEAD + command + COMMAND_TAIL
+
+
+def _check_job_name(job_name: str) -> None:
+    """Refuse a job name that cannot name the .job file and the result folder."""
+    forbidden = r'[\x00-\x1f\x7f/]|^\.+$' + (r'|[\\:*?"<>|]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)' if WINDOWS else "")
+    if not isinstance(job_name, str) or not job_name.strip() or re.search(forbidden, job_name, re.IGNORECASE):
+        raise RescaleError(
+            f"job_name = {job_name!r} cannot be the name of a file, and results go into a folder of that name; "
+            "use letters, digits and - _ . @"
+        )
+    if len(job_name.encode("utf-8", "surrogatepass")) > 200:
+        raise RescaleError(f"job_name = {job_name!r} is too long for a file name; 200 bytes at most")
+
+
+def _whole_number(name: str, value: Any, unit: str) -> int:
+    """A positive whole number that may have been written as a text."""
+    try:
+        number = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (number >= 1 and number < 1e6 and number == int(number)):
+        raise RescaleError(f"{name} = {value!r} is not a positive whole number of {unit}")
+    return int(number)
+
+
+def _license_info(license_info: Mapping[str, Any]) -> dict[str, str]:
+    if not isinstance(license_info, Mapping) or not all(isinstance(name, str) and name for name in license_info):
+        raise RescaleError(
+            f"license_info = {license_info!r} is not a mapping of variables to values; "
+            "write {'LM_LICENSE_FILE': '27000@host'}, or {} for none"
+        )
+    return {name: str(value) for name, value in license_info.items()}
+
+
+def _license_settings(license_features: Mapping[str, int] | None) -> dict[str, Any] | None:
+    if not license_features:
+        return None
+    if not isinstance(license_features, Mapping):
+        raise RescaleError(f"license_features = {license_features!r} is not a mapping; write {{'abaqus': 8}}")
+    features = [
+        {"name": name, "count": _whole_number(f"license_features[{name!r}]", count, "licences")}
+        for name, count in license_features.items()
+    ]
+    return {"featureSets": [{"name": "USER_SPECIFIED", "features": features}]}
+
+
+def _input_files(inputfiles_list: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if not isinstance(inputfiles_list, (list, tuple)) or not all(
+        isinstance(entry, Mapping) and isinstance(entry.get("id"), str) and entry["id"] for entry in inputfiles_list
+    ):
+        raise RescaleError(
+            f"inputfiles_list = {inputfiles_list!r} is not a list of {{'id': …, 'decompress': True}}; "
+            "take what upload_local_files or file_previous_job returned"
+        )
+    return [{"id": entry["id"], "decompress": bool(entry.get("decompress", True))} for entry in inputfiles_list]
+
+
+# 5. Submit
+
+
+def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str) -> None:
+    """Start a job, exactly once: one that has statuses already is left alone, so that this can be repeated.
+
+    Prints `Job LFZphb : submitted`. Writes, under the current folder, `<job_name>.job` with the job's id before the
+    request, and a link to the result page, `<job_name>.desktop` or on Windows `<job_name>.url`. While this process
+    lives no other one can submit under that name. Raises RescaleError when the platform refuses the job, or accepts
+    it and shows no status. Source: POST /api/v2/jobs/{id}/submit/ (rescale-api.md §6).
+    """
+    _check_job_name(job_name)
+    _check_job_id(job_id)
+    job_file = Path(f"{job_name}.job")
+    with _file_errors(f"{job_file} cannot be written; job {job_id} was not submitted"):
+        _claim(job_file, f"{job_id}\n")
+    _start(rescale_platform, my_token, job_id)
+    _say(f"Job {job_id} : submitted")
+    page = _result_page(rescale_platform, job_id)
+    link, text = (f"{job_name}.url", f"[InternetShortcut]\nURL={page}\n") if WINDOWS else (
+        f"{job_name}.desktop", f"[Desktop Entry]\nType=Link\nName={job_name}\nURL={page}\n")
+    with _file_errors(f"{link} cannot be written; job {job_id} runs: {page}"), _whole_file(Path(link)) as file:
+        file.write(text.encode())
+
+
+def _start(rescale_platform: str, my_token: str, job_id: str) -> None:
+    """Send the submission; whatever is answered, the statuses decide whether the job was started."""
+
+    def started(patience: float = 0) -> bool:
+        deadline = time.monotonic() + patience
+        while not _statuses(rescale_platform, my_token, job_id):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(1)
+        return True
+
+    if started():
+        return
+    try:
+        # An unclear answer may hide a start: the platform gets time to show it before the request is repeated.
+        _request(
+            rescale_platform, my_token, "POST", f"jobs/{job_id}/submit/", fresh=lambda: {"json": {}},
+            read=_nothing, settled=lambda: started(SUBMIT_PATIENCE),
+        )
+    except RescaleError:
+        if not started():
+            raise
+    if not started(SUBMIT_PATIENCE):
+        raise RescaleError(
+            f"job {job_id}: the submission was accepted, but the job has no status after {SUBMIT_PATIENCE} s. "
+            f"Look at {_result_page(rescale_platform, job_id)} before anything is started again"
+        )
+
+
+# 6. Monitor
+
+
+def job_monitor(rescale_platform: str, my_token: str, job_id: str) -> None:
+    """Follow a job until it has ended, through outages of any length.
+
+    Prints `Job LFZphb : Pending` and so on, once per change, and while the job executes the new lines of its
+    process_output.log: `...` where lines were missed, `Waiting.....` until the log can be read.
+    Raises JobFailed unless the job succeeded, RescaleError when the platform refuses the question (401, 403, 404).
+    Source: GET /api/v2/jobs/{id}/statuses/ and …/runs/1/tail/ (rescale-api.md §7, §8).
+    """
+    _check_job_id(job_id)
+    shown: list[_Status] = []
+    log = _Log(rescale_platform, my_token, job_id)
+    began = time.monotonic()
+    while True:
+        history = _statuses(rescale_platform, my_token, job_id, patience=math.inf)
+        for entry in history:
+            if entry not in shown:
+                if not shown or entry.status != shown[-1].status:
+                    _say(f"Job {job_id} : {entry.status}")
+                shown.append(entry)
+        status = history[-1].status if history else None
+        if status in ENDED:
+            break
+        if status is None and time.monotonic() - began > SUBMIT_PATIENCE:
+            raise RescaleError(f"job {job_id} has no status: it was never submitted; see job_submit")
+        if status == "Executing":
+            log.follow()
+        time.sleep(STATUS_INTERVAL)
+    _raise_unless_successful(rescale_platform, my_token, job_id, history, log)
+
+
+class _Status(NamedTuple):
+    date: datetime.datetime | None
+    status: str
+    reason: str | None
+
+
+def _statuses(rescale_platform: str, my_token: str, job_id: str, patience: float | None = None) -> list[_Status]:
+    """The job's status history, oldest first."""
+    entries = []
+    for item in _pages(rescale_platform, my_token, f"jobs/{job_id}/statuses/", patience=patience):
+        status, reason = item.get("status"), item.get("statusReason")
+        if not isinstance(status, str) or not status:
+            raise RescaleError(f"job {job_id}: an entry of the status history has no status: {item}")
+        entries.append(_Status(_date(item.get("statusDate")), status, reason if isinstance(reason, str) else None))
+    dates = [entry.date for entry in entries if entry.date]
+    # Newest first is the documented order; the dates decide, and the order only where they are equal or missing.
+    if not dates or dates[0] >= dates[-1]:
+        entries.reverse()
+    if len(dates) == len(entries):
+        entries.sort(key=lambda entry: entry.date or datetime.datetime.min)
+    return entries
+
+
+def _date(text: Any) -> datetime.datetime | None:
+    """A date as the platform writes it, `…Z` or with an offset, with or without fractions of a second."""
+    match = isinstance(text, str) and re.fullmatch(
+        r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,6})\d*)?(Z|[+-]\d\d:\d\d)?", text
+    )
+    if not match:
+        return None
+    try:
+        return datetime.datetime.fromisoformat(
+            f"{match[1]}.{match[2] or '':0<6}{(match[3] or 'Z').replace('Z', '+00:00')}"
+        )
+    except ValueError:
+        return None
+
+
+class _Log:
+    """The live process_output.log of one job: `tail` gives its last lines only, so the overlap has to be found."""
+
+    def __init__(self, rescale_platform: str, my_token: str, job_id: str) -> None:
+        self.access = rescale_platform, my_token
+        self.job_id = job_id
+        self.paths = [LOG, f"shared/{LOG}"]  # the second where the tile works in work/shared
+        self.lines: list[str] = []  # the last ones shown
+        self.executing_since = self.new_line_at = self.told_at = time.monotonic()
+        self.looked_at = -math.inf
+        self.waiting = False
+
+    def follow(self) -> None:
+        """Print the new lines, if it is time to look."""
+        now = time.monotonic()
+        if self.looked_at == -math.inf:
+            self.executing_since = self.new_line_at = self.told_at = now
+        if now - self.looked_at < LOG_INTERVAL:
+            return
+        self.looked_at = now
+        tail = self._tail()
+        if tail is None and not self.lines:
+            if not self.waiting:
+                _say("Waiting.....")
+            self.waiting = True
+            self.paths.reverse()
+        if tail and self.show(tail):
+            self.new_line_at = self.told_at = now
+        elif now - self.told_at >= QUIET_INTERVAL:
+            self.told_at = now
+            _say(
+                f"Job {self.job_id} : executing for {_duration(now - self.executing_since)}, "
+                f"no new line in {LOG} for {_duration(now - self.new_line_at)}"
+            )
+
+    def show(self, tail: list[str]) -> bool:
+        """Print the lines of `tail` that have not been shown; tell whether there were any."""
+        new, gap = _new_lines(self.lines, tail)
+        if gap or (not self.lines and len(tail) == LOG_LINES):
+            _say("...")
+        for line in new:
+            _say(line)
+        self.lines = (self.lines + new)[-LOG_LINES:]
+        return bool(new)
+
+    def _tail(self) -> list[str] | None:
+        """The last lines, or None for any answer that is not lines: there is nothing to read yet, or no more."""
+        path = f"jobs/{self.job_id}/runs/1/tail/{self.paths[0]}"
+        try:
+            reply = _request(*self.access, "GET", path, fresh=lambda: {"params": {"lines": LOG_LINES}}, patience=0)
+        except RescaleError:
+            return None
+        lines = reply.get("lines") if isinstance(reply, dict) else None
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            return None
+        return [line.rstrip("\r\n") for line in lines]
+
+
+def _new_lines(shown: list[str], tail: list[str]) -> tuple[list[str], bool]:
+    """The lines of `tail` behind those already shown, and whether lines in between were missed."""
+    for overlap in range(min(len(shown), len(tail)), 0, -1):
+        if shown[-overlap:] == tail[:overlap]:
+            return tail[overlap:], False
+    for overlap in range(min(len(shown), len(tail)), 0, -1):
+        # The last line shown may have been half written.
+        *whole, half = shown[-overlap:]
+        if half.strip() and whole == tail[: overlap - 1] and tail[overlap - 1].startswith(half):
+            return tail[overlap - 1 :], False
+    return tail, bool(shown and tail)
+
+
+def _raise_unless_successful(
+    rescale_platform: str, my_token: str, job_id: str, history: list[_Status], log: _Log
+) -> None:
+    """Raise JobFailed unless the status history, and where it is silent what the job left behind, shows success."""
+    success, reason = _verdict(history)
+    executed = any(entry.status == "Executing" for entry in history)
+    files: list[_File] = []
+    lines: list[str] = []
+    if executed:
+        # A success needs no complete list: its log is gone, or there to confirm it.
+        files = (
+            _listing(rescale_platform, my_token, job_id, math.inf, search=LOG) if success
+            else _output_files(rescale_platform, my_token, job_id, math.inf)
+        )
+        lines = _finished_log(rescale_platform, my_token, files)
+    code = _exit_code(lines)
+    if success is None:
+        success = code == 0 or (code is None and [file.name for file in files] == [ARCHIVE])
+    if success and code:
+        success, reason = False, f"{LOG} ends with exit code {code}, though the platform says {reason!r}"
+    if success:
+        if lines and log.lines:
+            log.show(lines[-FAILURE_LINES:])
+        return
+    raise JobFailed(
+        "\n".join([
+            f"Job {job_id} failed: {reason}" + (f" (exit code {code})" if code else ""),
+            *([f"The last lines of {LOG}:", *(f"    {line}" for line in lines[-FAILURE_LINES:])] if lines
+              else [f"It left no {LOG} that can be read."]),
+            f"Result page: {_result_page(rescale_platform, job_id)}",
+            "What it wrote until then can be fetched with job_download."
+        ]),
+        job_id, reason, lines[-FAILURE_LINES:],
+    )
+
+
+def _verdict(history: list[_Status]) -> tuple[bool | None, str]:
+    """Whether the job succeeded (None: the history does not say) and why, by the rule of rescale-api.md §7."""
+    last = history[-1]
+    executing = max((index for index, entry in enumerate(history) if entry.status == "Executing"), default=-1)
+    stops = [entry for entry in history[executing + 1 :] if entry.status in ("Stopping", "Force Stop")]
+    if stops:
+        return False, next((entry.reason for entry in stops if entry.reason), stops[0].status)
+    reason = " ".join((last.reason or "").split())
+    if last.status != "Completed":
+        return False, reason or last.status
+    if reason.casefold() == "completed successfully":
+        return True, reason
+    if reason.casefold() in NEVER_RAN or executing < 0:
+        return False, reason or "it never executed"
+    return None, reason or "it ended without a reason, and nothing it left behind confirms success"
+
+
+def _exit_code(lines: list[str]) -> int | None:
+    """The exit code in the log's closing line; a program may print the like itself, so the last one counts."""
+    codes = [match[1] for match in (re.search(r"Exited with code (-?\d{1,9})\s*$", line) for line in lines) if match]
+    return int(codes[-1]) if codes else None
+
+
+# 7. Download
+
+
+def job_download(rescale_platform: str, my_token: str, job_name: str, job_id: str) -> list[Path]:
+    """Fetch all output files of a job into the folder `<job_name>` under the current one.
+
+    Each file arrives under a hidden temporary name, is checked against size and checksum and only then renamed. What
+    is there already and right is not fetched again; an interrupted download goes on where it stopped; another file
+    that is in the way is set aside under a new name.
+
+    Returns the paths. Prints `Total 1 files will be downloaded`, `1 user/…/rescale.tar.gz downloaded` per file and
+    `Total 1 files, 93.345 MB downloaded` (MB = 1024²). Raises RescaleError for a job without files, a file that
+    arrives wrong twice, a full disk.
+    Source: GET /api/v2/jobs/{id}/files/ and /api/v2/files/{id}/contents/ (rescale-api.md §9, §3).
+    """
+    _check_job_name(job_name)
+    _check_job_id(job_id)
+    files = _output_files(rescale_platform, my_token, job_id)
+    if not files:
+        raise RescaleError(f"job {job_id} has no output files: {_result_page(rescale_platform, job_id)}")
+    unfinished = [file.name for file in files if not file.uploaded]
+    files = [file for file in files if file.uploaded]
+    folder = Path(job_name).absolute()
+    targets = _targets(folder, files)
+    _say(f"Total {len(files)} files will be downloaded")
+    with _file_errors(f"job {job_id} could not be downloaded; what has arrived is kept and will not be fetched again"):
+        _check_space(folder, files, targets)
+        for number, (file, target) in enumerate(zip(files, targets), 1):
+            fetched = _fetch(rescale_platform, my_token, file, target)
+            _say(f"{number} {file.path} {'downloaded' if fetched else 'was here already'}")
+    size = sum(file.size for file in files) / 1024**2
+    _say(f"Total {len(files)} files, {size:.3f} MB downloaded")
+    if unfinished:
+        raise RescaleError(
+            f"job {job_id}: not yet, or never completely, stored by the platform: {', '.join(unfinished)}. "
+            "The other files are here; try again later"
+        )
+    return targets
+
+
+class _File(NamedTuple):
+    id: str
+    name: str
+    relative: str  # path relative to the work folder
+    path: str  # the platform's own path, for printing
+    size: int  # bytes
+    uploaded: bool
+    algorithm: str | None  # of the checksum: sha512, md5
+    checksum: str
+    type: Any
+
+
+def _listing(
+    rescale_platform: str, my_token: str, job_id: str, patience: float | None = None, **query: str
+) -> list[_File]:
+    """The output files as the platform lists them now."""
+    items = _pages(rescale_platform, my_token, f"jobs/{job_id}/files/", patience, **query)
+    files = (_file(item) for item in items if item.get("isDeleted") is not True)
+    return list({file.id: file for file in files}.values())  # pages may overlap while the list grows
+
+
+def _output_files(rescale_platform: str, my_token: str, job_id: str, patience: float | None = None) -> list[_File]:
+    """The output files of a job that has ended, once the list is complete: the same twice, and all uploaded.
+
+    A list of nothing but rescale.tar.gz is complete at once, for that is what job_setup's packing leaves. After two
+    minutes the list counts as it is.
+    """
+    deadline = time.monotonic() + FILES_PATIENCE
+    before = None
+    while True:
+        files = _listing(rescale_platform, my_token, job_id, patience)
+        uploaded = bool(files) and all(file.uploaded for file in files)
+        if uploaded and (files == before or [file.name for file in files] == [ARCHIVE]):
+            return files
+        if time.monotonic() >= deadline:
+            return files
+        before = files
+        time.sleep(FILES_INTERVAL)
+
+
+def _file(item: dict[str, Any]) -> _File:
+    """What a file object says, checked (rescale-api.md §3)."""
+    name, relative, path = item.get("name"), item.get("relativePath"), item.get("path")
+    name = name if isinstance(name, str) and name else PurePosixPath(str(relative or "")).name
+    relative = relative if isinstance(relative, str) and relative else name
+    size = item.get("decryptedSize")
+    if isinstance(size, str) and re.fullmatch(r"\d{1,18}", size):
+        size = int(size)
+    if not name or not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 60:
+        raise RescaleError(f"the platform lists a file without a name or a size: {_short(item)}")
+    sums = {"md5": item.get("md5")}
+    checksums = item.get("fileChecksums")
+    for entry in checksums if isinstance(checksums, list) else []:
+        if isinstance(entry, dict):
+            sums[str(entry.get("hashFunction")).lower().replace("-", "")] = entry.get("fileHash")
+    algorithm, checksum = next(
+        (
+            (algorithm, str(sums[algorithm]).lower())
+            for algorithm, digits in (("sha512", 128), ("md5", 32))
+            if re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", str(sums.get(algorithm)))
+        ),
+        (None, ""),
+    )
+    return _File(
+        _identifier(item, "a file"), name, relative, _short(path if isinstance(path, str) and path else relative), size,
+        item.get("isUploaded") is not False, algorithm, checksum, item.get("typeId"),
+    )
+
+
+def _targets(folder: Path, files: list[_File]) -> list[Path]:
+    """Where each file goes: below `folder`, or not at all. Two files of one path are told apart by their ids."""
+    targets: list[Path] = []
+    taken = set()
+    for file in files:
+        parts = file.relative.split("/")
+        if (
+            any(part in ("", ".", "..") or re.search(r"[\x00-\x1f\x7f\\]", part) for part in parts)
+            or re.match(r"[A-Za-z]:", file.relative)
+            or (WINDOWS and any(re.search(r'[:*?"<>|]|[. ]$', part) for part in parts))
+        ):
+            raise RescaleError(
+                f"file {file.id}: its path {file.relative!r} would lead out of the folder {folder} or cannot be a "
+                "file name here; nothing was downloaded. Fetch it on the result page"
+            )
+        key = file.relative.casefold()
+        targets.append(folder.joinpath(*parts) if key not in taken else folder.joinpath(f"{file.relative}.{file.id}"))
+        taken.add(key)
+    return targets
+
+
+def _check_space(folder: Path, files: list[_File], targets: list[Path]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    needed = sum(file.size for file, target in zip(files, targets) if not target.exists())
+    needed -= sum(part.stat().st_size for part in folder.rglob(".*.part"))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise RescaleError(
+            f"{folder}: {needed / 1024**2:,.0f} MB are to be downloaded, but only {free / 1024**2:,.0f} MB are free; "
+            "nothing was downloaded. Make room, then download again"
+        )
+
+
+def _fetch(rescale_platform: str, my_token: str, file: _File, target: Path) -> bool:
+    """Download one file unless it is there already; tell whether it was fetched."""
+    if target.is_file() and target.stat().st_size == file.size and file.algorithm and _is_right(target, file):
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{file.id}.part")
+    for _ in range(2):
+        _stream(rescale_platform, my_token, file, part)
+        if _is_right(part, file):
+            break
+        part.unlink()
+        _say(f"- {file.name} arrived damaged")
+    else:
+        raise RescaleError(
+            f"{file.name} (file {file.id}) arrived damaged twice: its {file.algorithm} is not the platform's. Nothing "
+            f"was kept under its name; the file is safe on the platform, try again later"
+        )
+    if not file.algorithm:
+        _say(f"- {file.name}: the platform gave no checksum, only the size was checked")
+    _set_aside(target)
+    part.replace(target)
+    return True
+
+
+def _stream(rescale_platform: str, my_token: str, file: _File, part: Path) -> None:
+    """Append to `part` until it has the file's size."""
+
+    def missing() -> dict[str, Any]:
+        have = part.stat().st_size if part.exists() else 0
+        if have > file.size:
+            part.unlink()
+            have = 0
+        headers = {"Accept-Encoding": "identity"}
+        if have:
+            headers["Range"] = f"bytes={have}-{file.size - 1}"
+        return {"headers": headers}
+
+    def save(response: requests.Response) -> None:
+        have = part.stat().st_size if part.exists() else 0
+        if response.status_code == 206:
+            if not re.match(rf"bytes {have}-", response.headers.get("Content-Range", "")):
+                raise _Fault("another part of the file came than was asked for")
+        elif "text/html" in response.headers.get("Content-Type", "") and not file.name.endswith((".html", ".htm")):
+            raise _Fault("a web page came instead of the file")
+        else:
+            have = 0
+        with part.open("r+b" if part.exists() else "wb") as output:
+            output.seek(have)
+            output.truncate()
+            for block in response.iter_content(BLOCK):
+                have += len(block)
+                if have > file.size:
+                    output.truncate(0)
+                    raise _Fault(f"more than {file.size} bytes came")
+                output.write(block)
+            output.flush()
+            os.fsync(output.fileno())
+        if have < file.size:
+            raise _Fault(f"only {have} of {file.size} bytes came")
+
+    if part.exists() and part.stat().st_size == file.size:
+        return
+    if not file.size:
+        part.touch()
+        return
+    _request(
+        rescale_platform, my_token, "GET", f"files/{file.id}/contents/", fresh=missing, read=save, elsewhere=True
+    )
+
+
+def _is_right(path: Path, file: _File) -> bool:
+    """Whether a local file is the platform's, by size and, if there is one, checksum."""
+    if path.stat().st_size != file.size:
+        return False
+    if not file.algorithm:
+        return True
+    digest = hashlib.new(file.algorithm, usedforsecurity=False)
+    with path.open("rb") as content:
+        for block in iter(functools.partial(content.read, BLOCK), b""):
+            digest.update(block)
+    return digest.hexdigest() == file.checksum
+
+
+def _set_aside(path: Path) -> None:
+    """Give a file that is in the way another name: nothing is ever overwritten."""
+    if path.exists():
+        aside = next(
+            name for number in itertools.count(1)
+            if not (name := path.with_name(f"{path.name}.previous-{number}")).exists()
+        )
+        path.rename(aside)
+        _say(f"- another {path.name} was there; it is now {aside.name}")
+
+
+def _finished_log(rescale_platform: str, my_token: str, files: list[_File]) -> list[str]:
+    """The last lines of a finished job's log, from its output files; none where it cannot be had."""
+    log = next((file for file in files if file.relative in (LOG, f"shared/{LOG}") and file.uploaded), None)
+    if not log or not log.size:
+        return []
+    first = max(0, log.size - LOG_TAIL)
+
+    def end(response: requests.Response) -> bytes:
+        content = b""
+        for block in response.iter_content(BLOCK):  # all of it comes where Range is ignored
+            content = (content + block)[-LOG_TAIL:]
+        return content
+
+    headers = {"Range": f"bytes={first}-{log.size - 1}", "Accept-Encoding": "identity"}
+    try:
+        content = _request(
+            rescale_platform, my_token, "GET", f"files/{log.id}/contents/",
+            fresh=lambda: {"headers": headers}, read=end, elsewhere=True,
+        )
+    except RescaleError:
+        return []
+    return content.decode("utf-8", "replace").splitlines()
+
+
+# 8. The previous job's result as input
+
+
+def file_previous_job(rescale_platform: str, my_token: str, job_id: str) -> list[dict[str, Any]]:
+    """Take a job's rescale.tar.gz, inside the cloud, as input of the next job.
+
+    Returns the list for job_setup: [{'id': 'JKNBbb', 'decompress': True}], and prints it. Raises RescaleError when
+    the job left no rescale.tar.gz. Source: GET /api/v2/jobs/{id}/files/ (rescale-api.md §9).
+    """
+    _check_job_id(job_id)
+    files = _output_files(rescale_platform, my_token, job_id)
+    archives = [
+        file for file in files
+        if file.relative in (ARCHIVE, f"shared/{ARCHIVE}") and file.uploaded and file.type != INPUT_FILE
+    ]
+    code = _exit_code(_finished_log(rescale_platform, my_token, files))
+    if code:
+        raise RescaleError(f"job {job_id} failed with exit code {code}: its result is no input for the next job")
+    if not archives:
+        there = ", ".join(file.relative for file in files[:20]) or "nothing"
+        raise RescaleError(
+            f"job {job_id} left no {ARCHIVE}, so the next job has no input; it left: {there}. "
+            f"See {_result_page(rescale_platform, job_id)}"
+        )
+    newest = max(archives, key=lambda file: file.relative)  # of two, the one in shared/, where the job packed
+    inputfiles_list = [{"id": newest.id, "decompress": True}]
+    _say(f"inputfiles_list = {inputfiles_list}")
+    return inputfiles_list
+
+
+# Added to the guide's eight
+
+
+def job_stop(rescale_platform: str, my_token: str, job_id: str) -> None:
+    """Stop a running job; what it has written so far is kept by the platform.
+
+    Prints `Job LFZphb : stop requested`. Raises RescaleError when the job cannot be stopped, as when it has ended.
+    Source: POST /api/v2/jobs/{id}/stop/ (rescale-api.md §10).
+    """
+    _check_job_id(job_id)
+    _request(rescale_platform, my_token, "POST", f"jobs/{job_id}/stop/", fresh=lambda: {"json": {}}, read=_nothing)
+    _say(f"Job {job_id} : stop requested")
+
+
+# Talking to the platform
+
+
+class _Fault(Exception):
+    """Something that may pass, so that the request is worth repeating; `final` where waiting hardly helps."""
+
+    def __init__(self, text: str, *, retry_after: float = 0, throttled: bool = False, final: bool = False) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+        self.throttled = throttled
+        self.final = final
+
+
+def _json(response: requests.Response) -> Any:
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        kind = response.headers.get("Content-Type", "of no type")
+        raise _Fault(f"the answer is no JSON but {_short(kind)}") from None
+
+
+def _nothing(response: requests.Response) -> None:
+    """For requests that are answered with nothing; a page of a proxy is no such answer."""
+    if response.content.strip():
+        _json(response)
+
+
+def _request(
+    rescale_platform: str,
+    my_token: str,
+    method: str,
+    path: str,
+    *,
+    fresh: Callable[[], dict[str, Any]] = dict,
+    read: Callable[[requests.Response], Any] = _json,
+    settled: Callable[[], bool] | None = None,
+    patience: float | None = None,
+    read_timeout: float | None = None,
+    elsewhere: bool = False,
+) -> Any:
+    """Send one request, repeat it while it fails in a way that may pass, and return what `read` makes of the answer.
+
+    `fresh` builds what is sent, anew for each try. `settled` tells, before a repeat, that none is needed. `patience`
+    is in seconds of faults; 0: one try, infinity: for job_monitor. `elsewhere` allows a redirect to another host,
+    which never gets the token. Raises RescaleError at once for what the server refuses, else when patience is over.
+    """
+    platform, token = _platform(rescale_platform), _authorization(my_token)
+    host = urlsplit(platform).netloc
+    patience = PATIENCE if patience is None else patience
+    spent, lost_at = 0.0, None
+    for attempt in itertools.count():
+        began = time.monotonic()
+        try:
+            answer = _attempt(platform, token, method, path, fresh(), read, read_timeout or READ_TIMEOUT, elsewhere)
+            if lost_at is not None and patience == math.inf:
+                _say(f"- {host} is back after {_duration(time.monotonic() - lost_at)}")
+            return answer
+        except _Fault as fault:
+            wait = max(min(LONGEST_WAIT, 2 ** min(attempt, 10)), fault.retry_after) * random.uniform(1, 1.25)
+            # A long transfer that breaks costs no more patience than a request that times out.
+            spent += min(time.monotonic() - began, READ_TIMEOUT) + wait
+            limit = max(patience, THROTTLE_PATIENCE) if fault.throttled and patience else patience
+            if spent > limit or (fault.final and patience < math.inf):
+                raise RescaleError(f"{method} {platform}/api/v2/{path} failed: {fault}") from fault
+            if patience == math.inf:
+                wait = min(wait, THROTTLE_PATIENCE)
+                if lost_at is None:
+                    _say(f"- no connection to {host} ({fault}); the job runs on, trying until it is back")
+            elif wait >= NOTICEABLE_WAIT:
+                _say(f"- no answer from {host} ({fault}); next try in {wait:.0f} s")
+            lost_at = began if lost_at is None else lost_at
+        time.sleep(wait)
+        if settled is not None and settled():
+            return None
+    raise AssertionError("not reached")
+
+
+def _attempt(
+    platform: str,
+    token: str,
+    method: str,
+    path: str,
+    content: dict[str, Any],
+    read: Callable[[requests.Response], Any],
+    read_timeout: float,
+    elsewhere: bool,
+) -> Any:
+    """Send one request once. Raises _Fault for what may pass, RescaleError for what will not."""
+    url = f"{platform}/api/v2/{quote(path)}"
+    try:
+        for _ in range(5):
+            home = _origin(url) == _origin(platform)
+            response = _session(os.getpid()).request(
+                method, url, auth=_Authorize(token if home else None), timeout=(CONNECT_TIMEOUT, read_timeout),
+                allow_redirects=False, stream=True,
+                proxies={"http": "", "https": ""} if _is_loopback(url) else None, **content,
+            )
+            with response:
+                if not response.is_redirect:
+                    _raise_for_status(response, platform)
+                    return read(response)
+            url = urljoin(url, response.headers["Location"])
+            content.pop("params", None)  # the new address has them
+            if method != "GET" or not _may_follow(url, platform, elsewhere):
+                break
+        raise _Fault(f"redirected to {_short(urlsplit(url).netloc)}; is that a login page or a proxy?")
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        if isinstance(error, ValueError):  # how requests marks what can never be sent
+            raise RescaleError(f"{method} {platform}/api/v2/{path} cannot be sent: {_short(error)}") from error
+        raise _fault_of(error, url) from error
+
+
+class _Authorize(requests.auth.AuthBase):
+    """Send the token, or nothing: without an `auth` of its own requests would take one from ~/.netrc."""
+
+    def __init__(self, token: str | None) -> None:
+        self.token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self.token:
+            request.headers["Authorization"] = self.token
+        return request
+
+
+class _Adapter(HTTPAdapter):
+    """Connections that move bulk data in large blocks."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, blocksize=BLOCK, **kwargs)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        return super().proxy_manager_for(*args, blocksize=BLOCK, **kwargs)
+
+
+@functools.lru_cache(maxsize=1)
+def _session(process: int) -> requests.Session:
+    """The connections of this process: a fork must not share them, hence the argument."""
+    session = requests.Session()
+    session.mount("https://", _Adapter())
+    session.mount("http://", _Adapter())
+    session.headers["User-Agent"] = "rescale_rest_api"
+    session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+    return session
+
+
+def _raise_for_status(response: requests.Response, platform: str) -> None:
+    """Raise for any answer but 2xx, with the server's own words."""
+    status = response.status_code
+    if 200 <= status < 300:
+        return
+    words = f"{status} {response.reason or ''}: {_server_words(response)}".replace(" : ", ": ")
+    if status < 400 or status in (408, 429) or status >= 500:
+        raise _Fault(words, retry_after=_retry_after(response), throttled=status == 429)
+    hint = {
+        401: f" (a key belongs to one region: is it one of {platform}, and still valid?)",
+        407: f" ({_proxy_hint(response.url)})",
+    }.get(status, "")
+    raise RescaleError(f"{response.request.method} {response.url} was refused: {words}{hint}", status)
+
+
+def _server_words(response: requests.Response) -> str:
+    """What the server says about an error: field errors flattened, of a page no more than its kind."""
+    body = response.raw.read(LOG_TAIL, decode_content=True) or b""
+    with contextlib.suppress(ValueError, RecursionError):
+        return _short("; ".join(_flatten(json.loads(body))), 1000)
+    kind = response.headers.get("Content-Type", "")
+    return f"({_short(kind)})" if "html" in kind or not body else _short(body.decode("utf-8", "replace"))
+
+
+def _flatten(error: Any, path: str = "") -> Iterator[str]:
+    """Nested field errors as `jobanalyses.0.hardware.coresPerSlot: …`."""
+    if isinstance(error, dict):
+        for key, value in error.items():
+            yield from _flatten(value, f"{path}.{key}" if path else "" if key == "detail" else str(key))
+    elif isinstance(error, list):
+        for index, value in enumerate(error):
+            yield from _flatten(value, f"{path}.{index}" if isinstance(value, (dict, list)) else path)
+    else:
+        yield f"{path}: {error}" if path else str(error)
+
+
+def _retry_after(response: requests.Response) -> float:
+    """Seconds to wait before the next try, which may be given as a date."""
+    with contextlib.suppress(urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
+        return float(urllib3.Retry().parse_retry_after(response.headers.get("Retry-After", "0")))
+    return 0
+
+
+def _fault_of(error: Exception, url: str) -> _Fault:
+    """What a failed connection means to the user."""
+    cause: BaseException = error
+    while cause.__cause__ or cause.__context__:
+        cause = cause.__cause__ or cause.__context__ or cause
+    text = _short(cause)
+    if isinstance(error, requests.exceptions.ProxyError):
+        return _Fault(f"{text}; {_proxy_hint(url)}", final="407" in str(error))
+    if isinstance(error, requests.exceptions.SSLError):
+        return _Fault(
+            f"{text}; where a company's proxy opens TLS, let REQUESTS_CA_BUNDLE name the file with its certificate",
+            final="CERTIFICATE" in str(error),
+        )
+    if isinstance(error, (requests.Timeout, TimeoutError)) or isinstance(cause, TimeoutError):
+        return _Fault("timed out")
+    return _Fault(text)
+
+
+def _proxy_hint(url: str) -> str:
+    proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or "none set"
+    return f"the proxy is {proxy.rpartition('@')[2]}; see HTTPS_PROXY and NO_PROXY"
+
+
+def _may_follow(url: str, platform: str, elsewhere: bool) -> bool:
+    """Whether a redirect leads where a request may go: never from https to http, never out of a rehearsal."""
+    if _origin(url) == _origin(platform):
+        return True
+    if _is_loopback(url):
+        return elsewhere and _is_loopback(platform)
+    return elsewhere and url.startswith("https://") and not os.environ.get("RESCALE_REHEARSAL")
+
+
+def _origin(url: str) -> tuple[str, str, int | None] | None:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+    except ValueError:
+        return None
+
+
+def _is_loopback(url: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(re.fullmatch(r"localhost|127(\.\d{1,3}){3}|::1", urlsplit(url).hostname or ""))
+    return False
+
+
+def _platform(rescale_platform: str | None) -> str:
+    """The platform's address without what people leave at its end; refuse what would send the token in the clear."""
+    text = rescale_platform.strip() if isinstance(rescale_platform, str) else ""
+    if not text:
+        raise RescaleError(
+            "no platform: give rescale_platform ('https://kr.rescale.com'), or set RESCALE_API_URL, or put apibaseurl "
+            "into ~/.config/rescale/apiconfig"
+        )
+    url = re.sub(r"(/api(/v\d+)?)?/*$", "", text if "://" in text else f"https://{text}")
+    origin = _origin(url)
+    if not origin or not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:\d+)?", url):
+        raise RescaleError(f"rescale_platform = {text!r} is not the address of a platform like https://kr.rescale.com")
+    if origin[0] == "http" and not _is_loopback(url):
+        raise RescaleError(f"rescale_platform = {text!r} would send the token unencrypted; write https://")
+    rehearsal = os.environ.get("RESCALE_REHEARSAL")
+    if rehearsal and origin != _origin(rehearsal):
+        raise RescaleError(
+            f"this is a rehearsal, and {url} is not its simulator: nothing was sent. Let platform_my_token() find the "
+            "address instead of writing it into the script"
+        )
+    return url
+
+
+_secrets: set[str] = set()  # keys in use: whatever is printed or raised is freed of them
+
+
+def _authorization(my_token: str | None) -> str:
+    """The Authorization header, `Token …`; the token itself is never in the error."""
+    words = my_token.split() if isinstance(my_token, str) else []
+    scheme = words.pop(0) if words and words[0] in ("Token", "Bearer") else "Token"
+    if len(words) != 1 or not re.fullmatch(r"[\x21-\x7e]+", words[0]):
+        raise RescaleError(
+            "my_token is empty or no API key: give my_token='Token <your API key>', or set RESCALE_API_KEY, or put "
+            "apikey into ~/.config/rescale/apiconfig"
+        )
+    if len(words[0]) >= 8:
+        _secrets.add(words[0])
+    return f"{scheme} {words[0]}"
+
+
+def _pages(
+    rescale_platform: str, my_token: str, path: str, patience: float | None = None, **query: Any
+) -> Iterator[dict[str, Any]]:
+    """All entries of a list, page by page. Of `next` only the query counts: the token follows it to no other host."""
+    query = {"page_size": PAGE_SIZE, **query}
+    asked = []
+    while query not in asked:
+        asked.append(query)
+        reply = _object(
+            _request(rescale_platform, my_token, "GET", path, fresh=functools.partial(dict, params=query),
+                     patience=patience), path
+        )
+        results, following = reply.get("results"), reply.get("next")
+        if not isinstance(results, list) or not isinstance(following, (str, type(None))):
+            raise RescaleError(f"{path}: the answer is no list: {_short(reply)}")
+        for item in results:
+            yield _object(item, path)
+        if not following:
+            return
+        query = {**query, **dict(parse_qsl(following.partition("?")[2]))}
+    raise RescaleError(f"{path}: the list of the platform goes round in circles")
+
+
+def _object(reply: Any, what: str) -> dict[str, Any]:
+    if not isinstance(reply, dict):
+        raise RescaleError(f"{what}: the platform answered something unexpected: {_short(reply)}")
+    return reply
+
+
+def _identifier(item: dict[str, Any], what: str) -> str:
+    identifier = item.get("id")
+    if not isinstance(identifier, str) or not re.fullmatch(r"[\w-]{1,64}", identifier, re.ASCII):
+        raise RescaleError(f"{what}: the platform answered without an id: {_short(item)}")
+    return identifier
+
+
+def _check_job_id(job_id: str) -> None:
+    if not isinstance(job_id, str) or not re.fullmatch(r"[\w-]{1,64}", job_id, re.ASCII):
+        raise RescaleError(f"job_id = {job_id!r} is no job id; it is the short word that job_setup returns, 'LFZphb'")
+
+
+def _result_page(rescale_platform: str, job_id: str) -> str:
+    return f"{_platform(rescale_platform)}/jobs/{job_id}/runs/1/results/"
+
+
+# Files and text
+
+
+@contextlib.contextmanager
+def _file_errors(what: str) -> Iterator[None]:
+    """Turn errors of the local file system into RescaleError, `what` first."""
+    try:
+        yield
+    except OSError as error:
+        name = f" ({error.filename})" if error.filename else ""
+        raise RescaleError(f"{what}: {error.strerror or error}{name}") from error
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name only when it is whole and on the disk; before, nothing of that name is touched."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    if not WINDOWS:  # the new name, too, must survive a power cut
+        folder = os.open(path.absolute().parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+_claims: dict[Path, BinaryIO] = {}  # the .job files that this process works on, kept open and locked
+
+
+def _claim(path: Path, text: str) -> None:
+    """Write `text` and hold the file while this process lives, so that no second one continues the same chain."""
+    path = path.absolute()
+    if path.exists() and path not in _claims:
+        _claims[path] = _locked(path)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if path in _claims:
+            _claims.pop(path).close()
+        with _whole_file(path) as file:
+            file.write(text.encode())
+        _claims[path] = _locked(path)
+        if path.read_text(encoding="utf-8") != text:
+            raise _claimed(path)
+
+
+def _locked(path: Path) -> BinaryIO:
+    """Open a file and lock it; where the file system knows no locks, only open it."""
+    file = path.open("r+b")
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif msvcrt:
+            file.seek(1 << 30)  # far behind the content, which stays readable
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            file.close()
+            raise _claimed(path) from error
+    return file
+
+
+def _claimed(path: Path) -> RescaleError:
+    return RescaleError(f"{path.name} is in use: another process works on this chain. Nothing was submitted; let it")
+
+
+def _say(text: str) -> None:
+    """Print one line at once. What cannot be printed must not end a chain."""
+    text = _printable(text)
+    try:
+        print(text, flush=True)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding or "ascii"
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
+    except OSError:  # a terminal that is gone, a full disk under nohup.out
+        pass
+
+
+def _printable(text: str) -> str:
+    """`text` without keys and without control characters that would act on a terminal."""
+    for secret in _secrets:
+        text = text.replace(secret, "***")
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+
+
+def _short(thing: Any, length: int = 300) -> str:
+    """Anything as one line of bounded length."""
+    text = " ".join(str(thing).split())
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    return f"{seconds:.0f} s" if minutes < 1 else f"{minutes} min" if minutes < 60 else \
+        f"{minutes // 60} h {minutes % 60:02} min"
