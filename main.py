@@ -24,10 +24,11 @@ batches = [
 ]
 input_path = Path(__file__).parent / "tests" / "example"  # folder with the input files of the first job; "." for here
 
-# ---- Admin section: what to write here is printed by rescale.job_settings for a job that ran from the web page ------
+# ---- Admin section: for a job that ran from the web page, `python rescale_rest_api.py settings JOB_ID` prints it ----
 code_name = "user_included"  # Abaqus: "abaqus"
 version_code = "0"  # Abaqus: "2022-2241"
 license_info = {}  # Abaqus: {"LM_LICENSE_FILE": "27000@license-server"}
+license_features = {}  # licences that the job waits for; Abaqus: {"abaqus": 8}
 coretype_code = "emerald"  # Abaqus: "starlite_max"
 core_per_slot = 1
 slot = 1  # always 1, unless it is a DOE
@@ -36,13 +37,13 @@ projectid = None  # the last part of the project's address in the administrator'
 # ---------------------------------------------------------------------------------------------------------------------
 
 user = getpass.getuser()
-current = {}  # the link being worked on, for the message after Ctrl-C
+jobs = {}  # {job_name: job_id} of the links that have been submitted
 
 
-def run_chain(started_at):
+def run_chain(started_at, rescale_platform, my_token):
     """Run the chain `started_at`; what its .job files and the platform show to be done is not done again."""
-    # 1. Token
-    rescale_platform, my_token = rescale.platform_my_token()
+    settings = (code_name, version_code, license_info, coretype_code, core_per_slot, slot, walltime, projectid)
+    rescale.check_settings(rescale_platform, my_token, *settings, license_features=license_features)
 
     job_id = None
     for batch_name, command in batches:
@@ -61,17 +62,16 @@ def run_chain(started_at):
                 inputfiles_list = rescale.file_previous_job(rescale_platform, my_token, job_id)
             # 4. Set up the job
             job_id = rescale.job_setup(
-                rescale_platform, my_token, job_name, command, code_name, version_code, license_info, coretype_code,
-                core_per_slot, slot, walltime, projectid, inputfiles_list,
+                rescale_platform, my_token, job_name, command, *settings, inputfiles_list,
+                license_features=license_features,
             )
         # 5. Submit it
-        current.update(job_id=job_id, job_file=job_file)
+        jobs[job_name] = job_id
         rescale.job_submit(rescale_platform, my_token, job_name, job_id)
         # 6. Monitor it until it has ended
         rescale.job_monitor(rescale_platform, my_token, job_id)
 
     # 7. Download the last result
-    current.clear()
     rescale.job_download(rescale_platform, my_token, job_name, job_id)
 
 
@@ -92,22 +92,27 @@ def main():
     unfinished = unfinished_chains()
     if arguments.resume and not unfinished:
         parser.error(f"there is no unfinished chain of {', '.join(names)} in {Path.cwd()}")
+    access = None
     try:
-        run_chain(unfinished[0] if arguments.resume else time.strftime("%Y%m%d-%H%M%S"))
+        # 1. Token
+        access = rescale.platform_my_token()
+        run_chain(unfinished[0] if arguments.resume else time.strftime("%Y%m%d-%H%M%S"), *access)
+        status = 0
     except rescale.RescaleError as error:
         print(f"\n{error}", file=sys.stderr)
-        return 1
+        status = 1
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
-        if current and current["job_file"].exists():
-            print(
-                f"Job {current['job_id']} runs on and is billed. To go on:   python main.py --resume\n"
-                f"To stop it: python -c \"import rescale_rest_api as r; r.job_stop(*r.platform_my_token(), "
-                f"'{current['job_id']}')\"",
-                file=sys.stderr,
-            )
+        for job_name, job_id in list(jobs.items())[-1:]:
+            if Path(f"{job_name}.job").exists():
+                print(f"Unless it has ended, job {job_id} runs on and is billed.\n"
+                      "To go on:    python main.py --resume\n"
+                      f"To stop it:  python rescale_rest_api.py stop {job_id}", file=sys.stderr)
         return 130
-    return 0
+    if jobs:
+        print(flush=True)
+        rescale.chain_overview(*access, jobs)
+    return status
 
 
 if __name__ == "__main__":

@@ -14,11 +14,13 @@ Not an official Rescale product; use at your own risk.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import concurrent.futures
 import configparser
 import contextlib
 import datetime
+import difflib
 import errno
 import functools
 import hashlib
@@ -36,7 +38,7 @@ import tarfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import parse_qsl, quote, urljoin, urlsplit
@@ -44,7 +46,7 @@ from urllib.parse import parse_qsl, quote, urljoin, urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests_toolbelt.multipart.encoder import MultipartEncoder, MultipartEncoderMonitor  # type: ignore[import-untyped]
+from requests_toolbelt.multipart.encoder import MultipartEncoder  # type: ignore[import-untyped]
 
 try:
     import fcntl
@@ -88,7 +90,10 @@ RANGE = 1 << 23  # bytes; a file is fetched in ranges of at least this size ...
 RANGES = 64  # ... and at most this many of them
 SINGLE = 1 << 26  # bytes; up to this size a file comes in one request
 
+DEFAULT_WALLTIME = 24  # hours, where a job that is read had no limit
 INPUT_FILE = 1  # typeId of what was uploaded, not written by a job
+
+COME_BACK = "python rescale_rest_api.py"  # the commands of _main
 
 WINDOWS = os.name == "nt"
 ENDED = ("Completed", "Failed", "Stopped", "Force Stopped", "Terminated", "Cancelled")
@@ -193,10 +198,16 @@ def create_tar_gz(input_path: str | os.PathLike[str] | None = None, output_filen
     folder = Path.cwd() if input_path is None else Path(input_path)
     output = Path(output_filename).absolute()
     files, left_out = _inputs(folder, output)
+    sizes = {path.name: path.stat().st_size for path in files}
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:5]
+    _say(
+        f"- packing {len(files)} files, {sum(sizes.values()) / 1024**2:.3f} MB; the largest: "
+        + ", ".join(f"{name} {sizes[name] / 1024**2:.3f} MB" for name in largest)
+    )
     if left_out:
         _say(f"- left out: {', '.join(left_out)}")
     with _file_errors(f"{output.name} was not created"), _whole_file(output) as file, \
-            _Progress(f"packing {output.name}", sum(path.stat().st_size for path in files)) as progress, \
+            _Progress(f"packing {output.name}", sum(sizes.values())) as progress, \
             _GzipWriter(file, progress) as writer, \
             tarfile.TarFile(fileobj=cast(BinaryIO, writer), mode="w", dereference=True, copybufsize=BLOCK) as tar:
         for path in files:
@@ -340,10 +351,10 @@ def _local_files(input_file: str | os.PathLike[str] | Sequence[str | os.PathLike
     if isinstance(input_file, str) and not Path(input_file).is_file():
         names: Sequence[str | os.PathLike[str]] = input_file.split()
     else:
-        names = [input_file] if isinstance(input_file, (str, os.PathLike)) else list(input_file)
-    paths = [Path(name) for name in names]
+        names = list(input_file) if isinstance(input_file, (list, tuple)) else [input_file]  # type: ignore[list-item]
+    paths = [Path(name) for name in names if isinstance(name, (str, os.PathLike))]
     missing = [str(path) for path in paths if not path.is_file()]
-    if missing or not paths:
+    if missing or not paths or len(paths) < len(names):
         raise RescaleError(
             f"input_file {', '.join(missing) or repr(input_file)}: no such file in {Path.cwd()}; "
             "run create_tar_gz first or give the file's path. Nothing was uploaded"
@@ -358,10 +369,11 @@ def _upload(rescale_platform: str, my_token: str, path: Path) -> str:
         def fresh() -> dict[str, Any]:  # an encoder is single-use: sent twice it hangs
             stack.close()
             file = stack.enter_context(path.open("rb"))
-            encoder = MultipartEncoder({"file": (path.name, file, "application/octet-stream")})
-            progress = stack.enter_context(_Progress(f"uploading {path.name}", encoder.len))
-            monitor = MultipartEncoderMonitor(encoder, lambda sent: progress.show(sent.bytes_read))
-            return {"data": monitor, "headers": {"Content-Type": encoder.content_type}}
+            size = os.fstat(file.fileno()).st_size
+            progress = stack.enter_context(_Progress(f"uploading {path.name}", size))
+            content = _FixedLength(file, size, progress)
+            encoder = MultipartEncoder({"file": (path.name, content, "application/octet-stream")})
+            return {"data": encoder, "headers": {"Content-Type": encoder.content_type}}
 
         def stored(response: requests.Response) -> str:
             reply = _object(_json(response), "the answer to the upload")
@@ -375,6 +387,21 @@ def _upload(rescale_platform: str, my_token: str, path: Path) -> str:
                 rescale_platform, my_token, "POST", "files/contents/",
                 fresh=fresh, read=stored, read_timeout=UPLOAD_TIMEOUT,
             )
+
+
+class _FixedLength:
+    """A file that stays as long as it was announced to be, whatever others do to it meanwhile."""
+
+    def __init__(self, file: BinaryIO, size: int, progress: _Progress) -> None:
+        self.file, self.len, self.progress = file, size, progress  # `len`: what is left, as the encoder reads it
+
+    def read(self, size: int = -1) -> bytes:
+        block = self.file.read(self.len if size < 0 else min(size, self.len))
+        if not block and self.len:
+            raise _Fault("the file shrank while it was being sent")
+        self.len -= len(block)
+        self.progress.add(len(block))
+        return block
 
 
 # 4. Set-up
@@ -469,6 +496,12 @@ def _job_command(command: str) -> str:
     process_output.log stays beside it to be read.
     """
     return COMMAND_HEAD + command + COMMAND_TAIL
+
+
+def _user_command(command: str) -> str:
+    """The user's part of a job's command, whether job_setup made it or not."""
+    head, _, rest = command.partition(COMMAND_HEAD)
+    return rest.partition(COMMAND_TAIL[: COMMAND_TAIL.index(":")])[0] if rest and not head else command
 
 
 def _check_job_name(job_name: str) -> None:
@@ -754,7 +787,7 @@ def _raise_unless_successful(
             *([f"The last lines of {LOG}:", *(f"    {line}" for line in lines[-FAILURE_LINES:])] if lines
               else [f"It left no {LOG} that can be read."]),
             f"Result page: {_result_page(rescale_platform, job_id)}",
-            "What it wrote until then can be fetched with job_download."
+            f"What it wrote until then is kept there; fetch it with: {COME_BACK} download {job_id}",
         ]),
         job_id, reason, lines[-FAILURE_LINES:],
     )
@@ -1169,6 +1202,146 @@ def file_previous_job(rescale_platform: str, my_token: str, job_id: str) -> list
 # Added to the guide's eight
 
 
+def job_settings(rescale_platform: str, my_token: str, job_id: str) -> dict[str, Any]:
+    """Read the settings of a job that ran, from the web page say, as main.py and job_setup want them.
+
+    Returns them as a dict: code_name, version_code, license_info, license_features, coretype_code, core_per_slot,
+    slot, walltime (hours), projectid, command. Prints them as lines of Python for main.py's admin section. Of a job
+    of several tiles it takes the first and names the others. Source: GET /api/v2/jobs/{id}/ (rescale-api.md §5).
+    """
+    _check_job_id(job_id)
+    job = _object(_request(rescale_platform, my_token, "GET", f"jobs/{job_id}/"), f"job {job_id}")
+    try:
+        tiles = job["jobanalyses"]
+        analysis, hardware = tiles[0]["analysis"], tiles[0]["hardware"]
+        settings = {
+            "code_name": str(analysis["code"]),
+            "version_code": str(analysis.get("version") or ""),
+            "license_info": _license_info(tiles[0].get("envVars") or {}),
+            "license_features": {
+                str(feature["name"]): int(feature["count"])
+                for features in (tiles[0].get("userDefinedLicenseSettings") or {}).get("featureSets") or []
+                for feature in features["features"]
+            },
+            "coretype_code": str(hardware["coreType"]),
+            "core_per_slot": int(hardware["coresPerSlot"]),
+            "slot": int(hardware.get("slots") or 1),
+            "walltime": int(hardware.get("walltime") or DEFAULT_WALLTIME),
+            "projectid": str(job["projectId"]) if job.get("projectId") else None,
+            "command": _user_command(tiles[0]["command"]),
+        }
+        others = [str(tile["analysis"]["code"]) for tile in tiles[1:]]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise RescaleError(f"job {job_id}: its settings cannot be read, {error!r}: {_short(job)}") from error
+    _say(f"# The settings of job {job_id}, for the admin section of main.py; the command belongs into batches")
+    if not hardware.get("walltime"):
+        _say(f"# It had no walltime; {DEFAULT_WALLTIME} hours stand in for that")
+    for name, value in settings.items():
+        _say(f"{name} = {value!r}")
+    if others:
+        _say(f"# It has more tiles, which main.py does not run: {', '.join(others)}")
+    return settings
+
+
+def check_settings(
+    rescale_platform: str,
+    my_token: str,
+    code_name: str,
+    version_code: str,
+    license_info: Mapping[str, Any],
+    coretype_code: str,
+    core_per_slot: int,
+    slot: int,
+    walltime: int,
+    projectid: str | None,
+    *,
+    license_features: Mapping[str, int] | None = None,
+) -> None:
+    """Check what job_setup will be given against the platform's catalogues, before anything is packed or sent.
+
+    Prints the account and the settings. A catalogue that the account may not see is skipped with a notice. Raises
+    one RescaleError for all values that are wrong, each with the nearest right ones.
+    Source: GET /api/v2/users/me/, …/analyses/, …/coretypes/, …/users/me/projects/ (rescale-api.md §1, §11).
+    """
+    _license_info(license_info)
+    _license_settings(license_features)
+    cores = _whole_number("core_per_slot", core_per_slot, "cores")
+    hours = _whole_number("walltime", walltime, "hours")
+    _whole_number("slot", slot, "slots (1 for all but DOE)")
+    access = rescale_platform, my_token
+    me = _object(_request(*access, "GET", "users/me/"), "users/me")
+    _say(f"- account {_short(me.get('email', '?'))}, token ...{_authorization(my_token)[-4:]}")
+    _say(
+        f"- {code_name} {version_code} on {slot} x {cores} cores of {coretype_code}, at most {hours} h, "
+        f"project {projectid or 'none'}, licence {', '.join(license_info) or 'none'}"
+    )
+    wrong = []
+    longest = me.get("maxJobHours")
+    if isinstance(longest, int) and hours > longest:
+        wrong.append(f"walltime = {hours}: this account's jobs may run for {longest} hours at the most")
+    tiles = _catalogue(*access, "analyses/", "code")
+    if tiles is not None:
+        wrong += _check_tile(tiles, code_name, str(version_code))
+    core_types = _catalogue(*access, "coretypes/", "code")
+    if core_types is not None:
+        wrong += _check_core_type(core_types, coretype_code, cores)
+    projects = _catalogue(*access, "users/me/projects/", "id") if projectid else None
+    if projects is not None and projectid not in projects:
+        names = ", ".join(f"{key} ({_short(project.get('name'))})" for key, project in list(projects.items())[:10])
+        wrong.append(f"projectid = {projectid!r}: no such project for this account; it has: {names or 'none'}")
+    if wrong:
+        raise RescaleError("The settings are not right; nothing was uploaded or started:\n" + "\n".join(wrong))
+
+
+def _catalogue(rescale_platform: str, my_token: str, path: str, key: str) -> dict[str, dict[str, Any]] | None:
+    """A list of the platform by its entries' `key`, or None where the account may not see it."""
+    try:
+        return {str(item.get(key)): item for item in _pages(rescale_platform, my_token, path)}
+    except RescaleError as error:
+        if error.status not in (403, 404):
+            raise
+        _say(f"- not checked, the account may not see it: {path}")
+        return None
+
+
+def _check_tile(tiles: Mapping[str, dict[str, Any]], code_name: str, version_code: str) -> list[str]:
+    if code_name not in tiles:
+        return [f"code_name = {code_name!r}: no such tile{_did_you_mean(code_name, tiles)}"]
+    versions = tiles[code_name].get("versions")
+    codes = [
+        str(version.get("versionCode")) for version in (versions if isinstance(versions, list) else [])
+        if isinstance(version, dict)
+    ]
+    if not codes or version_code in codes:
+        return []
+    return [
+        f"version_code = {version_code!r} is not a version of {code_name}{_did_you_mean(version_code, codes)} "
+        f"newest: {', '.join(sorted(codes, reverse=True)[:3])}"
+    ]
+
+
+def _check_core_type(core_types: Mapping[str, dict[str, Any]], coretype_code: str, cores: int) -> list[str]:
+    active = [code for code, item in core_types.items() if item.get("isActive") is not False]
+    if coretype_code not in active:
+        gone = "no longer offered" if coretype_code in core_types else "no such core type"
+        return [f"coretype_code = {coretype_code!r}: {gone}{_did_you_mean(coretype_code, active)}"]
+    sizes = core_types[coretype_code].get("cores")
+    sizes = sorted(size for size in (sizes if isinstance(sizes, list) else []) if isinstance(size, int) and size > 0)
+    if not sizes or cores in sizes or cores % sizes[-1] == 0:  # whole nodes
+        return []
+    whole_nodes = [cores // sizes[-1] * sizes[-1], -(-cores // sizes[-1]) * sizes[-1]]
+    near = sorted({size for size in [*sizes, *whole_nodes] if size}, key=lambda size: abs(size - cores))[:2]
+    return [
+        f"core_per_slot = {cores}: {coretype_code} has {', '.join(map(str, sizes))} cores, or multiples of "
+        f"{sizes[-1]}; nearest: {' or '.join(map(str, sorted(near)))}"
+    ]
+
+
+def _did_you_mean(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), n=3)
+    return f": did you mean {' or '.join(near)}?" if near else ";"
+
+
 def job_stop(rescale_platform: str, my_token: str, job_id: str) -> None:
     """Stop a running job; what it has written so far is kept by the platform.
 
@@ -1178,6 +1351,70 @@ def job_stop(rescale_platform: str, my_token: str, job_id: str) -> None:
     _check_job_id(job_id)
     _request(rescale_platform, my_token, "POST", f"jobs/{job_id}/stop/", fresh=lambda: {"json": {}}, read=_nothing)
     _say(f"Job {job_id} : stop requested")
+
+
+def chain_overview(rescale_platform: str, my_token: str, jobs: Mapping[str, str]) -> None:
+    """Print a table of a chain's jobs, {job_name: job_id}: how each ended, how long it waited and executed, its result.
+
+    Times are from the status history. Never raises: what the platform does not tell just now is a `?`.
+    Source: GET /api/v2/jobs/{id}/statuses/ and …/files/ (rescale-api.md §7, §9).
+    """
+    rows = [("job", "id", "status", "waited", "executed", "result", "where")]
+    for job_name, job_id in jobs.items():
+        status = waited = executed = result = "?"
+        with contextlib.suppress(RescaleError):
+            history = _statuses(rescale_platform, my_token, job_id, patience=0)
+            status, (waited, executed) = history[-1].status if history else "not submitted", _times(history)
+            files = _listing(rescale_platform, my_token, job_id, patience=0)
+            result = f"{sum(file.size for file in files) / 1024**2:.3f} MB"
+        folder = Path(job_name)
+        rows.append((job_name, job_id, status, waited, executed, result,
+                     f"{folder}{os.sep}" if folder.is_dir() else "on the platform"))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        _say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
+
+
+def _times(history: list[_Status]) -> tuple[str, str]:
+    """How long a job waited before it executed, and how long it executed; a restarted one does so in turns."""
+    spent = {"Executing": 0.0, "before": 0.0}
+    known = [(entry.date, entry.status) for entry in history if entry.date]
+    now = datetime.datetime.now(datetime.timezone.utc)
+    for (since, status), (until, _) in zip(known, [*known[1:], (now, "")]):
+        if status not in ENDED and status != "Stopping":
+            spent["Executing" if status == "Executing" else "before"] += (until - since).total_seconds()
+    return _duration(max(0, spent["before"])), _duration(max(0, spent["Executing"]))
+
+
+def _main(arguments: Sequence[str] | None = None) -> int:
+    """The commands for coming back to a job without editing anything."""
+    parser = argparse.ArgumentParser(
+        description="Come back to a Rescale job. The API key is found as in platform_my_token.",
+        epilog="Exit status: 0 done, 1 the job failed or the platform refused, 2 usage, 130 Ctrl-C.",
+    )
+    parser.add_argument("command", choices=("settings", "monitor", "download", "stop"), help=(
+        "settings: print the job's settings for main.py; monitor: follow it until it has ended; download: fetch its "
+        "files, also those of a failed job, into a folder named like the job; stop: stop it, and the bill"))
+    parser.add_argument("job_id", metavar="JOB_ID", help="as in the .job file or the address of its page")
+    parser.add_argument("--profile", help="section of ~/.config/rescale/apiconfig to use")
+    options = parser.parse_args(arguments)
+    try:
+        _check_job_id(options.job_id)
+        access = platform_my_token(profile=options.profile)
+        if options.command == "download":
+            job = _object(_request(*access, "GET", f"jobs/{options.job_id}/"), f"job {options.job_id}")
+            job_download(*access, job.get("name") or options.job_id, options.job_id)
+        else:
+            {"settings": job_settings, "monitor": job_monitor, "stop": job_stop}[options.command](
+                *access, options.job_id
+            )
+    except RescaleError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; a job that runs goes on.", file=sys.stderr)
+        return 130
+    return 0
 
 
 # Talking to the platform
@@ -1674,3 +1911,7 @@ def _duration(seconds: float) -> str:
     minutes = int(seconds // 60)
     return f"{seconds:.0f} s" if minutes < 1 else f"{minutes} min" if minutes < 60 else \
         f"{minutes // 60} h {minutes % 60:02} min"
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

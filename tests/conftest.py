@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 import rescale_rest_api as rescale  # noqa: E402
-from rescale_simulator import Simulator  # noqa: E402
+from rescale_simulator import Run, Simulator  # noqa: E402
 
 SPEED = 200  # library seconds per real second: a polling step takes 25 ms, ten minutes of patience 3 s
 
@@ -62,3 +63,90 @@ def sim(tmp_path):
 def access(sim, fast):
     """Platform and token as the guide's functions take them, in fast time."""
     return sim.url, f"Token {sim.token}"
+
+
+@pytest.fixture
+def clock(fast):
+    """Time that passes only while the library sleeps, so that its steps can be told to the second."""
+    fast.now = 0.0
+
+    def sleep(seconds):
+        fast.now += seconds
+        time.sleep(seconds / 5000)
+
+    fast.sleep, fast.monotonic = sleep, lambda: fast.now
+    return fast
+
+
+# What job_setup needs, the guide's parameters by their names; the simulator takes it.
+RIGHT_VALUES = {
+    "job_name": "job", "command": "true\n", "code_name": "user_included", "version_code": "0", "license_info": {},
+    "coretype_code": "emerald", "core_per_slot": 1, "slot": 1, "walltime": 1, "projectid": None, "inputfiles_list": [],
+}
+
+
+@pytest.fixture
+def set_up(access, capsys):
+    """job_setup with right values, except for those given; nothing of it on the screen. Returns the job's id."""
+
+    def call(**values):
+        job_id = rescale.job_setup(*access, **{**RIGHT_VALUES, **values})
+        capsys.readouterr()
+        return job_id
+
+    return call
+
+
+@pytest.fixture
+def run_job(sim, access, set_up, capsys):
+    """Let a job run to its end, starting with `files` (name: content). Returns the job's id."""
+
+    def run(command="true\n", files=None, **values):
+        inputs = []
+        for name, content in (files or {}).items():
+            Path(name).write_bytes(content)
+            inputs += rescale.upload_local_files(*access, name)
+        job_id = set_up(command=command, inputfiles_list=inputs, **values)
+        rescale.job_submit(*access, values.get("job_name", "job"), job_id)
+        wait_until(lambda: sim.jobs[job_id].ended)
+        capsys.readouterr()
+        return job_id
+
+    return run
+
+
+@pytest.fixture
+def ended_job(sim, set_up):
+    """Make a job that has ended, with these outputs (path: content) and statuses. Returns the job's id."""
+
+    def make(files, *history):
+        job = sim.jobs[set_up()]
+        for path, content in files.items():
+            (job.work / path).parent.mkdir(parents=True, exist_ok=True)
+            (job.work / path).write_bytes(content)
+        job.date_started, job.date_completed = sim.now(), sim.now()
+        Run(sim, job).sync()
+        for status, reason in history or [("Executing", None), ("Completed", "Completed successfully")]:
+            sim.add_status(job, status, reason, last=status == "Completed")
+        return job.id
+
+    return make
+
+
+def wait_until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.002)
+
+
+def paths_asked(sim, method="GET"):
+    """The paths of the requests that reached the server, without /api/v2/."""
+    return [record.path[len("/api/v2/"):] for record in sim.requests if record.method == method]
+
+
+def without_ids(text, *ids):
+    """`text` with these ids replaced by ID1, ID2, ... for comparing."""
+    for number, id_ in enumerate(ids, 1):
+        text = re.sub(rf"\b{id_}\b", f"ID{number}", text)
+    return text
