@@ -383,10 +383,11 @@ def _upload(rescale_platform: str, my_token: str, path: Path) -> str:
             return _identifier(reply, "the answer to the upload")
 
         with _file_errors(f"{path} could not be uploaded"):
-            return _request(
+            identifier: str = _request(
                 rescale_platform, my_token, "POST", "files/contents/",
                 fresh=fresh, read=stored, read_timeout=UPLOAD_TIMEOUT,
             )
+            return identifier
 
 
 class _FixedLength:
@@ -1160,7 +1161,7 @@ def _finished_log(rescale_platform: str, my_token: str, files: list[_File]) -> l
 
     headers = {"Range": f"bytes={first}-{log.size - 1}", "Accept-Encoding": "identity"}
     try:
-        content = _request(
+        content: bytes = _request(
             rescale_platform, my_token, "GET", f"files/{log.id}/contents/",
             fresh=lambda: {"headers": headers}, read=end, elsewhere=True,
         )
