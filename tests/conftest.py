@@ -106,7 +106,7 @@ def run_job(sim, access, set_up, capsys):
         for name, content in (files or {}).items():
             Path(name).write_bytes(content)
             inputs += rescale.upload_local_files(*access, name)
-        job_id = set_up(command=command, inputfiles_list=inputs, **values)
+        job_id = set_up(**{"command": command, "inputfiles_list": inputs, **values})
         rescale.job_submit(*access, values.get("job_name", "job"), job_id)
         wait_until(lambda: sim.jobs[job_id].ended)
         capsys.readouterr()
