@@ -43,18 +43,16 @@ jobs = {}  # {job_name: job_id} of the links that have been submitted
 def run_chain(started_at, rescale_platform, my_token):
     """Run the chain `started_at`; what its .job files and the platform show to be done is not done again."""
     settings = (code_name, version_code, license_info, coretype_code, core_per_slot, slot, walltime, projectid)
-    rescale.check_settings(rescale_platform, my_token, *settings, license_features=license_features)
-
     job_id = None
     for batch_name, command in batches:
         job_name = f"{user}@{batch_name}@{started_at}"
         job_file = Path(f"{job_name}.job")
-        print(f"\n{job_name}", flush=True)
         if job_file.exists():
             job_id = job_file.read_text(encoding="utf-8").strip()
         else:
             if job_id is None:
-                # 2. Archive the input files, 3. upload the archive
+                # 2. Archive the input files, 3. upload the archive; but first see that the platform knows the settings
+                rescale.check_settings(rescale_platform, my_token, *settings, license_features=license_features)
                 archive = rescale.create_tar_gz(input_path)
                 inputfiles_list = rescale.upload_local_files(rescale_platform, my_token, archive)
             else:
@@ -77,9 +75,23 @@ def run_chain(started_at, rescale_platform, my_token):
 
 def unfinished_chains():
     """The starting times of the chains whose last result has not been downloaded, newest first."""
-    first, last = batches[0][0], batches[-1][0]
-    started = sorted((path.stem.rpartition("@")[2] for path in Path().glob(f"{user}@{first}@*.job")), reverse=True)
-    return [time_ for time_ in started if not any(Path(f"{user}@{last}@{time_}").rglob("rescale.tar.gz"))]
+    first, last = f"{user}@{batches[0][0]}@", f"{user}@{batches[-1][0]}@"
+    times = [path.stem[len(first):] for path in Path().glob("*.job") if path.name.startswith(first)]
+    return [time_ for time_ in sorted(times, reverse=True) if not any(Path(last + time_).rglob("rescale.tar.gz"))]
+
+
+def what_next(error):
+    """What the user can do after an error or Ctrl-C."""
+    submitted = [(job_name, job_id) for job_name, job_id in jobs.items() if Path(f"{job_name}.job").exists()]
+    if not submitted:
+        return "No job was started."
+    job_name, job_id = submitted[-1]
+    if not isinstance(error, rescale.JobFailed):
+        return (f"Unless it has ended, job {job_id} runs on and is billed.\nTo go on:    python main.py --resume\n"
+                f"To stop it:  python rescale_rest_api.py stop {job_id}")
+    if len(submitted) > 1:
+        return f"To repeat this job only, mend its cause, delete {job_name}.job, then: python main.py --resume"
+    return "To start again, mend its cause, then: python main.py"
 
 
 def main():
@@ -89,28 +101,21 @@ def main():
     names = [batch_name for batch_name, _ in batches]
     if not names or len(set(names)) < len(names):
         parser.error("batches needs at least one job, and every batch_name only once")
+    for batch_name, command in batches:
+        if not batch_name.strip() or set(batch_name) & set('/\\:*?"<>|') or not command.strip():
+            parser.error(f"batch {batch_name!r} needs a command, and a name that can be part of a file's")
     unfinished = unfinished_chains()
     if arguments.resume and not unfinished:
         parser.error(f"there is no unfinished chain of {', '.join(names)} in {Path.cwd()}")
-    access = None
+    access, status = None, 0
     try:
         # 1. Token
         access = rescale.platform_my_token()
         run_chain(unfinished[0] if arguments.resume else time.strftime("%Y%m%d-%H%M%S"), *access)
-        status = 0
-    except rescale.RescaleError as error:
-        print(f"\n{error}", file=sys.stderr)
-        status = 1
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-        for job_name, job_id in list(jobs.items())[-1:]:
-            if Path(f"{job_name}.job").exists():
-                print(f"Unless it has ended, job {job_id} runs on and is billed.\n"
-                      "To go on:    python main.py --resume\n"
-                      f"To stop it:  python rescale_rest_api.py stop {job_id}", file=sys.stderr)
-        return 130
-    if jobs:
-        print(flush=True)
+    except (rescale.RescaleError, KeyboardInterrupt) as error:
+        print(f"\n{error or 'Interrupted.'}\n{what_next(error)}", file=sys.stderr, flush=True)
+        status = 1 if isinstance(error, rescale.RescaleError) else 130
+    if jobs and status != 130:
         rescale.chain_overview(*access, jobs)
     return status
 

@@ -770,9 +770,9 @@ def _raise_unless_successful(
         # A success needs no complete list: its log is gone, or there to confirm it.
         files = (
             _listing(rescale_platform, my_token, job_id, math.inf, search=LOG) if success
-            else _output_files(rescale_platform, my_token, job_id, math.inf)
+            else _output_files(rescale_platform, my_token, job_id, math.inf, successful=False)
         )
-        lines = _finished_log(rescale_platform, my_token, files)
+        lines = _finished_log(rescale_platform, my_token, files, math.inf)
     code = _exit_code(lines)
     if success is None:
         success = code == 0 or (code is None and [file.name for file in files] == [ARCHIVE])
@@ -873,7 +873,7 @@ class _File(NamedTuple):
     uploaded: bool
     algorithm: str | None  # of the checksum: sha512, md5
     checksum: str
-    type: Any
+    is_input: bool  # uploaded, not written by the job
 
 
 def _listing(
@@ -885,20 +885,20 @@ def _listing(
     return list({file.id: file for file in files}.values())  # pages may overlap while the list grows
 
 
-def _output_files(rescale_platform: str, my_token: str, job_id: str, patience: float | None = None) -> list[_File]:
+def _output_files(
+    rescale_platform: str, my_token: str, job_id: str, patience: float | None = None, *, successful: bool = True
+) -> list[_File]:
     """The output files of a job that has ended, once the list is complete: the same twice, and all uploaded.
 
-    A list of nothing but rescale.tar.gz is complete at once, for that is what job_setup's packing leaves. After two
-    minutes the list counts as it is.
+    Of a successful job rescale.tar.gz alone is complete at once, for that is what job_setup's packing leaves.
+    After two minutes the list counts as it is.
     """
     deadline = time.monotonic() + FILES_PATIENCE
     before = None
     while True:
         files = _listing(rescale_platform, my_token, job_id, patience)
-        uploaded = bool(files) and all(file.uploaded for file in files)
-        if uploaded and (files == before or [file.name for file in files] == [ARCHIVE]):
-            return files
-        if time.monotonic() >= deadline:
+        complete = files == before or successful and [file.name for file in files if not file.is_input] == [ARCHIVE]
+        if (complete and files and all(file.uploaded for file in files)) or time.monotonic() >= deadline:
             return files
         before = files
         time.sleep(FILES_INTERVAL)
@@ -929,7 +929,7 @@ def _file(item: dict[str, Any]) -> _File:
     )
     return _File(
         _identifier(item, "a file"), name, relative, _short(path if isinstance(path, str) and path else relative), size,
-        item.get("isUploaded") is not False, algorithm, checksum, item.get("typeId"),
+        item.get("isUploaded") is not False, algorithm, checksum, item.get("typeId") == INPUT_FILE,
     )
 
 
@@ -1146,7 +1146,9 @@ def _set_aside(path: Path) -> None:
         _say(f"- another {path.name} was there; it is now {aside.name}")
 
 
-def _finished_log(rescale_platform: str, my_token: str, files: list[_File]) -> list[str]:
+def _finished_log(
+    rescale_platform: str, my_token: str, files: list[_File], patience: float | None = None
+) -> list[str]:
     """The last lines of a finished job's log, from its output files; none where it cannot be had."""
     log = next((file for file in files if file.relative in (LOG, f"shared/{LOG}") and file.uploaded), None)
     if not log or not log.size:
@@ -1163,7 +1165,7 @@ def _finished_log(rescale_platform: str, my_token: str, files: list[_File]) -> l
     try:
         content: bytes = _request(
             rescale_platform, my_token, "GET", f"files/{log.id}/contents/",
-            fresh=lambda: {"headers": headers}, read=end, elsewhere=True,
+            fresh=lambda: {"headers": headers}, read=end, elsewhere=True, patience=patience,
         )
     except RescaleError:
         return []
@@ -1183,7 +1185,7 @@ def file_previous_job(rescale_platform: str, my_token: str, job_id: str) -> list
     files = _output_files(rescale_platform, my_token, job_id)
     archives = [
         file for file in files
-        if file.relative in (ARCHIVE, f"shared/{ARCHIVE}") and file.uploaded and file.type != INPUT_FILE
+        if file.relative in (ARCHIVE, f"shared/{ARCHIVE}") and file.uploaded and not file.is_input
     ]
     code = _exit_code(_finished_log(rescale_platform, my_token, files))
     if code:
@@ -1372,6 +1374,7 @@ def chain_overview(rescale_platform: str, my_token: str, jobs: Mapping[str, str]
         rows.append((job_name, job_id, status, waited, executed, result,
                      f"{folder}{os.sep}" if folder.is_dir() else "on the platform"))
     widths = [max(map(len, column)) for column in zip(*rows)]
+    _say("")
     for row in rows:
         _say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
 
