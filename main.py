@@ -52,7 +52,9 @@ def run_chain(started_at, rescale_platform, my_token):
         else:
             if job_id is None:
                 # 2. Archive the input files, 3. upload the archive; but first see that the platform knows the settings
-                rescale.check_settings(rescale_platform, my_token, *settings, license_features=license_features)
+                rescale.check_settings(
+                    rescale_platform, my_token, *settings, license_features=license_features, input_path=input_path
+                )
                 archive = rescale.create_tar_gz(input_path)
                 inputfiles_list = rescale.upload_local_files(rescale_platform, my_token, archive)
             else:
@@ -113,7 +115,7 @@ def main():
         access = rescale.platform_my_token()
         run_chain(unfinished[0] if arguments.resume else time.strftime("%Y%m%d-%H%M%S"), *access)
     except (rescale.RescaleError, KeyboardInterrupt) as error:
-        print(f"\n{error or 'Interrupted.'}\n{what_next(error)}", file=sys.stderr, flush=True)
+        print(f"\n{str(error) or 'Interrupted.'}\n{what_next(error)}", file=sys.stderr, flush=True)
         status = 1 if isinstance(error, rescale.RescaleError) else 130
     if jobs and status != 130:
         rescale.chain_overview(*access, jobs)

@@ -198,16 +198,10 @@ def create_tar_gz(input_path: str | os.PathLike[str] | None = None, output_filen
     folder = Path.cwd() if input_path is None else Path(input_path)
     output = Path(output_filename).absolute()
     files, left_out = _inputs(folder, output)
-    sizes = {path.name: path.stat().st_size for path in files}
-    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:5]
-    _say(
-        f"- packing {len(files)} files, {sum(sizes.values()) / 1024**2:.3f} MB; the largest: "
-        + ", ".join(f"{name} {sizes[name] / 1024**2:.3f} MB" for name in largest)
-    )
     if left_out:
         _say(f"- left out: {', '.join(left_out)}")
     with _file_errors(f"{output.name} was not created"), _whole_file(output) as file, \
-            _Progress(f"packing {output.name}", sum(sizes.values())) as progress, \
+            _Progress(f"packing {output.name}", sum(path.stat().st_size for path in files)) as progress, \
             _GzipWriter(file, progress) as writer, \
             tarfile.TarFile(fileobj=cast(BinaryIO, writer), mode="w", dereference=True, copybufsize=BLOCK) as tar:
         for path in files:
@@ -468,23 +462,23 @@ def job_setup(
     return job_id
 
 
-COMMAND_HEAD = "set +e\n(\n"
+COMMAND_HEAD = "set +e\n(\n:\n"  # `:` for a command that is only a comment
 COMMAND_TAIL = f"""
 )
 status=$?
 # rescale_rest_api: all that is left goes into {ARCHIVE}; nothing is deleted before that archive is complete
 compress='gzip -1'
 if command -v pigz > /dev/null 2>&1; then compress='pigz -1'; fi
-find . -mindepth 1 -maxdepth 1 ! -name {ARCHIVE} ! -name .{ARCHIVE}.part ! -name {LOG} \\
-    ! -name __pycache__ ! -name tmp {' '.join(f'! -name {script}' for script in SCRIPTS)} -print0 |
+if {{ find . -mindepth 1 -maxdepth 1 ! -name {ARCHIVE} ! -name .{ARCHIVE}.part ! -name {LOG} ! -name __pycache__ \
+        ! -name tmp {' '.join(f'! -name {script}' for script in SCRIPTS)} -print0 || printf 'the list broke off'; }} |
     tar --use-compress-program="$compress" -cf .{ARCHIVE}.part --null -T - && mv -f .{ARCHIVE}.part {ARCHIVE}
-if [ $? -eq 0 ]; then
+then
     find . -mindepth 1 -maxdepth 1 ! -name {ARCHIVE} ! -name {LOG} -exec rm -rf {{}} +
-    if [ $status -eq 0 ]; then rm -f {LOG}; fi
+    [ $status -ne 0 ] || rm -f {LOG}
 else
     echo '{ARCHIVE} could not be packed: all files stay as they are' >&2
     rm -f .{ARCHIVE}.part
-    if [ $status -eq 0 ]; then status=1; fi
+    [ $status -ne 0 ] || status=1
 fi
 (exit $status)
 """
@@ -1259,10 +1253,11 @@ def check_settings(
     projectid: str | None,
     *,
     license_features: Mapping[str, int] | None = None,
+    input_path: str | os.PathLike[str] | None = None,
 ) -> None:
     """Check what job_setup will be given against the platform's catalogues, before anything is packed or sent.
 
-    Prints the account and the settings. A catalogue that the account may not see is skipped with a notice. Raises
+    Prints the account, the settings and, of the folder `input_path`, how much there is to pack. A catalogue that the account may not see is skipped with a notice. Raises
     one RescaleError for all values that are wrong, each with the nearest right ones.
     Source: GET /api/v2/users/me/, …/analyses/, …/coretypes/, …/users/me/projects/ (rescale-api.md §1, §11).
     """
@@ -1278,6 +1273,8 @@ def check_settings(
         f"- {code_name} {version_code} on {slot} x {cores} cores of {coretype_code}, at most {hours} h, "
         f"project {projectid or 'none'}, licence {', '.join(license_info) or 'none'}"
     )
+    if input_path is not None:
+        _say(_packing(_inputs(Path(input_path), Path(ARCHIVE).absolute())[0]))
     wrong = []
     longest = me.get("maxJobHours")
     if isinstance(longest, int) and hours > longest:
@@ -1294,6 +1291,14 @@ def check_settings(
         wrong.append(f"projectid = {projectid!r}: no such project for this account; it has: {names or 'none'}")
     if wrong:
         raise RescaleError("The settings are not right; nothing was uploaded or started:\n" + "\n".join(wrong))
+
+
+def _packing(files: list[Path]) -> str:
+    sizes = {path.name: path.stat().st_size for path in files}
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:5]
+    return f"- {len(files)} files to pack, {sum(sizes.values()) / 1024**2:,.3f} MB; the largest: " + ", ".join(
+        f"{name} {sizes[name] / 1024**2:,.3f} MB" for name in largest
+    )
 
 
 def _catalogue(rescale_platform: str, my_token: str, path: str, key: str) -> dict[str, dict[str, Any]] | None:
