@@ -48,7 +48,7 @@ def run_chain(started_at, rescale_platform, my_token):
         job_name = f"{user}@{batch_name}@{started_at}"
         job_file = Path(f"{job_name}.job")
         if job_file.exists():
-            job_id = job_file.read_text(encoding="utf-8").strip()
+            job_id = job_file.read_text(encoding="utf-8", errors="replace").strip()
         else:
             if job_id is None:
                 # 2. Archive the input files, 3. upload the archive; but first see that the platform knows the settings
@@ -79,7 +79,15 @@ def unfinished_chains():
     """The starting times of the chains whose last result has not been downloaded, newest first."""
     first, last = f"{user}@{batches[0][0]}@", f"{user}@{batches[-1][0]}@"
     times = [path.stem[len(first):] for path in Path().glob("*.job") if path.name.startswith(first)]
-    return [time_ for time_ in sorted(times, reverse=True) if not any(Path(last + time_).rglob("rescale.tar.gz"))]
+    return [time_ for time_ in sorted(times, reverse=True) if not is_downloaded(Path(last + time_))]
+
+
+def is_downloaded(folder):
+    """Whether the result came after the job was submitted: before that, it was what a failed one had left."""
+    job_file = Path(f"{folder}.job")
+    return job_file.exists() and any(
+        result.stat().st_mtime >= job_file.stat().st_mtime for result in folder.rglob("rescale.tar.gz")
+    )
 
 
 def what_next(error):
@@ -88,12 +96,14 @@ def what_next(error):
     if not submitted:
         return "No job was started."
     job_name, job_id = submitted[-1]
+    main_py = sys.argv[0]
+    library = Path(main_py).with_name("rescale_rest_api.py")
     if not isinstance(error, rescale.JobFailed):
-        return (f"Unless it has ended, job {job_id} runs on and is billed.\nTo go on:    python main.py --resume\n"
-                f"To stop it:  python rescale_rest_api.py stop {job_id}")
+        return (f"Unless it has ended, job {job_id} runs on and is billed.\nTo go on:    python {main_py} --resume\n"
+                f"To stop it:  python {library} stop {job_id}")
     if len(submitted) > 1:
-        return f"To repeat this job only, mend its cause, delete {job_name}.job, then: python main.py --resume"
-    return "To start again, mend its cause, then: python main.py"
+        return f"To repeat this job only, mend its cause, delete {job_name}.job, then: python {main_py} --resume"
+    return f"To start again, mend its cause, then: python {main_py}"
 
 
 def main():

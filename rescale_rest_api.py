@@ -93,8 +93,6 @@ SINGLE = 1 << 26  # bytes; up to this size a file comes in one request
 DEFAULT_WALLTIME = 24  # hours, where a job that is read had no limit
 INPUT_FILE = 1  # typeId of what was uploaded, not written by a job
 
-COME_BACK = "python rescale_rest_api.py"  # the commands of _main
-
 WINDOWS = os.name == "nt"
 ENDED = ("Completed", "Failed", "Stopped", "Force Stopped", "Terminated", "Cancelled")
 NEVER_RAN = (
@@ -106,9 +104,10 @@ NEVER_RAN = (
 class RescaleError(Exception):
     """What failed, what the server said, what was kept and what to do next; never the token."""
 
-    def __init__(self, text: str, status: int | None = None) -> None:
+    def __init__(self, text: str, status: int | None = None, retry_after: float = 0) -> None:
         super().__init__(_printable(text))
-        self.status = status
+        self.status = status  # of the HTTP answer that refused the request
+        self.retry_after = retry_after  # seconds that the server asked for
 
 
 class JobFailed(RescaleError):
@@ -214,6 +213,8 @@ def _inputs(folder: Path, output: Path) -> tuple[list[Path], list[str]]:
     """The files of `folder` to pack, sorted, and what is left out, with the reason."""
     if not folder.is_dir():
         raise RescaleError(f"input_path {str(folder)!r} is not a folder; give the folder that holds the input files")
+    links = {f"{path.stem}{end}": path.stem for path in folder.glob("*.job") for end in (".job", ".desktop", ".url")}
+    earlier = {stem for name, stem in links.items() if not name.endswith(".job") and (folder / name).exists()}
     driver = getattr(sys.modules.get("__main__"), "__file__", None)
     own = [Path(name) for name in (driver, __file__) if name and Path(name).exists()]
     files, left_out = [], []
@@ -225,8 +226,8 @@ def _inputs(folder: Path, output: Path) -> tuple[list[Path], list[str]]:
                 left_out.append(f"{path.name}/ (folder)")
             elif path.name in (ARCHIVE, output.name):
                 left_out.append(f"{path.name} (an archive of its own)")
-            elif path.name == f".{output.name}.part":
-                continue  # what a killed run left behind, or this one is about to write
+            elif path.name == f".{output.name}.part" or links.get(path.name) in earlier:
+                continue  # what a killed run left behind or this one is about to write; the files of earlier jobs
             elif path.name in SCRIPTS or any(path.samefile(script) for script in own):
                 left_out.append(f"{path.name} (script, may hold the token)")
             elif not path.is_file():
@@ -462,14 +463,22 @@ def job_setup(
     return job_id
 
 
-COMMAND_HEAD = "set +e\n(\n:\n"  # `:` for a command that is only a comment
+COMMAND_HEAD = f"""set +e
+archive() {{ ls -i {ARCHIVE} && wc -c < {ARCHIVE}; }} 2> /dev/null
+archive_before=$(archive)
+(
+:
+"""  # the `:` for a command that is only a comment
 COMMAND_TAIL = f"""
 )
 status=$?
 # rescale_rest_api: all that is left goes into {ARCHIVE}; nothing is deleted before that archive is complete
 compress='gzip -1'
 if command -v pigz > /dev/null 2>&1; then compress='pigz -1'; fi
-if {{ find . -mindepth 1 -maxdepth 1 ! -name {ARCHIVE} ! -name .{ARCHIVE}.part ! -name {LOG} ! -name __pycache__ \
+if [ -f {ARCHIVE} ] && [ "$(archive)" != "$archive_before" ]
+then
+    echo 'the command packed {ARCHIVE} itself: all files stay as it left them'
+elif {{ find . -mindepth 1 -maxdepth 1 ! -name {ARCHIVE} ! -name .{ARCHIVE}.part ! -name {LOG} ! -name __pycache__ \
         ! -name tmp {' '.join(f'! -name {script}' for script in SCRIPTS)} -print0 || printf 'the list broke off'; }} |
     tar --use-compress-program="$compress" -cf .{ARCHIVE}.part --null -T - && mv -f .{ARCHIVE}.part {ARCHIVE}
 then
@@ -488,7 +497,7 @@ def _job_command(command: str) -> str:
     """The user's command in a subshell, then the packing, with the user's exit status as the job's own.
 
     After success only rescale.tar.gz is left. After a failure what there is gets packed all the same, and
-    process_output.log stays beside it to be read.
+    process_output.log stays beside it to be read. A command that packs its own rescale.tar.gz is left to it.
     """
     return COMMAND_HEAD + command + COMMAND_TAIL
 
@@ -600,7 +609,12 @@ def _start(rescale_platform: str, my_token: str, job_id: str) -> None:
             rescale_platform, my_token, "POST", f"jobs/{job_id}/submit/", fresh=lambda: {"json": {}},
             read=_nothing, settled=lambda: started(SUBMIT_PATIENCE),
         )
-    except RescaleError:
+    except RescaleError as error:
+        if error.status is None:
+            raise RescaleError(
+                f"job {job_id} may have been started, and be billed: {error}. Its id is kept; to submit it again is "
+                f"safe, for its statuses are looked at first. Its page: {_result_page(rescale_platform, job_id)}"
+            ) from error
         if not started():
             raise
     if not started(SUBMIT_PATIENCE):
@@ -635,7 +649,7 @@ def job_monitor(rescale_platform: str, my_token: str, job_id: str) -> None:
         status = history[-1].status if history else None
         if status in ENDED:
             break
-        if status is None and time.monotonic() - began > SUBMIT_PATIENCE:
+        if not shown and time.monotonic() - began > SUBMIT_PATIENCE:
             raise RescaleError(f"job {job_id} has no status: it was never submitted; see job_submit")
         if status == "Executing":
             log.follow()
@@ -719,9 +733,10 @@ class _Log:
     def show(self, tail: list[str]) -> bool:
         """Print the lines of `tail` that have not been shown; tell whether there were any."""
         new, gap = _new_lines(self.lines, tail)
-        if gap or (not self.lines and len(tail) == LOG_LINES):
+        own = _without_command(new)
+        if own and (gap or (not self.lines and len(own) == LOG_LINES)):
             _say("...")
-        for line in new:
+        for line in own:
             _say(line)
         self.lines = (self.lines + new)[-LOG_LINES:]
         return bool(new)
@@ -731,12 +746,22 @@ class _Log:
         path = f"jobs/{self.job_id}/runs/1/tail/{self.paths[0]}"
         try:
             reply = _request(*self.access, "GET", path, fresh=lambda: {"params": {"lines": LOG_LINES}}, patience=0)
-        except RescaleError:
+        except RescaleError as error:
+            self.looked_at += max(0, error.retry_after - LOG_INTERVAL)
             return None
         lines = reply.get("lines") if isinstance(reply, dict) else None
         if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
             return None
         return [line.rstrip("\r\n") for line in lines]
+
+
+def _without_command(lines: list[str]) -> list[str]:
+    """Log lines without the platform's echo of the whole command, most of which is the packing."""
+    first, last = COMMAND_HEAD.splitlines()[0], COMMAND_TAIL.splitlines()[-1]
+    end = max((number for number, line in enumerate(lines) if last in line), default=-1)
+    rest = lines[end + 1 :]
+    begin = next((number for number, line in enumerate(rest) if line.endswith(f"Launching {first}")), None)
+    return rest[:begin]
 
 
 def _new_lines(shown: list[str], tail: list[str]) -> tuple[list[str], bool]:
@@ -766,7 +791,7 @@ def _raise_unless_successful(
             _listing(rescale_platform, my_token, job_id, math.inf, search=LOG) if success
             else _output_files(rescale_platform, my_token, job_id, math.inf, successful=False)
         )
-        lines = _finished_log(rescale_platform, my_token, files, math.inf)
+        lines = _without_command(_finished_log(rescale_platform, my_token, files, math.inf))
     code = _exit_code(lines)
     if success is None:
         success = code == 0 or (code is None and [file.name for file in files] == [ARCHIVE])
@@ -782,7 +807,7 @@ def _raise_unless_successful(
             *([f"The last lines of {LOG}:", *(f"    {line}" for line in lines[-FAILURE_LINES:])] if lines
               else [f"It left no {LOG} that can be read."]),
             f"Result page: {_result_page(rescale_platform, job_id)}",
-            f"What it wrote until then is kept there; fetch it with: {COME_BACK} download {job_id}",
+            f"What it wrote until then is kept there; fetch it with: python {_here(__file__)} download {job_id}",
         ]),
         job_id, reason, lines[-FAILURE_LINES:],
     )
@@ -999,6 +1024,8 @@ class _Transfer:
                 )
         if not file.algorithm:
             _say(f"- {file.name}: the platform gave no checksum, only the size was checked")
+        for piece in part.parent.glob(f"{part.name}.*"):  # of a killed run, or of ranges that came to nothing
+            piece.unlink()
         _set_aside(target)
         part.replace(target)
         return True
@@ -1009,8 +1036,7 @@ class _Transfer:
             try:
                 return self._ranges(file, part)
             except _NoRanges:
-                for piece in part.parent.glob(f"{part.name}.*"):
-                    piece.unlink()
+                part.write_bytes(b"")
         self._stream(file, part, 0, file.size)
         return _is_right(part, file)
 
@@ -1035,7 +1061,11 @@ class _Transfer:
                     pieces.append(self.pool.submit(self._piece, file, part, start, min(start + step, file.size)))
                 if not pieces:
                     break
-                piece = pieces.popleft().result()
+                try:
+                    piece = pieces.popleft().result()
+                except _NoRanges:
+                    concurrent.futures.wait([other for other in pieces if not other.cancel()])
+                    raise
                 with piece.open("rb") as content:
                     for block in _blocks(content, step):
                         output.write(block)
@@ -1161,7 +1191,9 @@ def _finished_log(
             rescale_platform, my_token, "GET", f"files/{log.id}/contents/",
             fresh=lambda: {"headers": headers}, read=end, elsewhere=True, patience=patience,
         )
-    except RescaleError:
+    except RescaleError as error:
+        if error.status is None:  # no answer is not the answer that there is no log
+            raise
         return []
     return content.decode("utf-8", "replace").splitlines()
 
@@ -1257,8 +1289,9 @@ def check_settings(
 ) -> None:
     """Check what job_setup will be given against the platform's catalogues, before anything is packed or sent.
 
-    Prints the account, the settings and, of the folder `input_path`, how much there is to pack. A catalogue that the account may not see is skipped with a notice. Raises
-    one RescaleError for all values that are wrong, each with the nearest right ones.
+    Prints the account, the settings and, of the folder `input_path`, how much there is to pack. A catalogue that the
+    account may not see is skipped with a notice. Raises one RescaleError for all values that are wrong, each with
+    the nearest right ones.
     Source: GET /api/v2/users/me/, …/analyses/, …/coretypes/, …/users/me/projects/ (rescale-api.md §1, §11).
     """
     _license_info(license_info)
@@ -1491,7 +1524,8 @@ def _request(
             spent += min(time.monotonic() - began, READ_TIMEOUT) + wait
             limit = max(patience, THROTTLE_PATIENCE) if fault.throttled and patience else patience
             if spent > limit or (fault.final and patience < math.inf) or (stop and stop.is_set()):
-                raise RescaleError(f"{method} {platform}/api/v2/{path} failed: {fault}") from fault
+                text = f"{method} {platform}/api/v2/{path} failed: {fault}"
+                raise RescaleError(text, retry_after=fault.retry_after) from fault
             if patience == math.inf:
                 wait = min(wait, THROTTLE_PATIENCE)
                 if lost_at is None:
@@ -1583,6 +1617,7 @@ def _raise_for_status(response: requests.Response, platform: str) -> None:
         raise _Fault(words, retry_after=_retry_after(response), throttled=status == 429)
     hint = {
         401: f" (a key belongs to one region: is it one of {platform}, and still valid?)",
+        404: " (of another region, deleted, or of a rehearsal?)",
         407: f" ({_proxy_hint(response.url)})",
     }.get(status, "")
     raise RescaleError(f"{response.request.method} {response.url} was refused: {words}{hint}", status)
@@ -1590,7 +1625,10 @@ def _raise_for_status(response: requests.Response, platform: str) -> None:
 
 def _server_words(response: requests.Response) -> str:
     """What the server says about an error: field errors flattened, of a page no more than its kind."""
-    body = response.raw.read(LOG_TAIL, decode_content=True) or b""
+    try:
+        body = response.raw.read(LOG_TAIL, decode_content=True) or b""
+    except (urllib3.exceptions.HTTPError, OSError):
+        body = b""
     with contextlib.suppress(ValueError, RecursionError):
         return _short("; ".join(_flatten(json.loads(body))), 1000)
     kind = response.headers.get("Content-Type", "")
@@ -1721,8 +1759,10 @@ def _pages(
             yield _object(item, path)
         if not following:
             return
+        if not results:
+            break
         query = {**query, **dict(parse_qsl(following.partition("?")[2]))}
-    raise RescaleError(f"{path}: the list of the platform goes round in circles")
+    raise RescaleError(f"{path}: the platform's list has no end")
 
 
 def _object(reply: Any, what: str) -> dict[str, Any]:
@@ -1792,17 +1832,20 @@ _claims: dict[Path, BinaryIO] = {}  # the .job files that this process works on,
 
 def _claim(path: Path, text: str) -> None:
     """Write `text` and hold the file while this process lives, so that no second one continues the same chain."""
-    path = path.absolute()
+    path, content = path.absolute(), text.encode()
     if path.exists() and path not in _claims:
         _claims[path] = _locked(path)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    if path.exists() and path.read_bytes() == content:
+        return
+    with _whole_file(path) as file:
+        if path.exists() and path not in _claims:  # made by another process a moment ago
+            raise _in_use(path)
         if path in _claims:
             _claims.pop(path).close()
-        with _whole_file(path) as file:
-            file.write(text.encode())
-        _claims[path] = _locked(path)
-        if path.read_text(encoding="utf-8") != text:
-            raise _in_use(path)
+        file.write(content)
+    _claims[path] = _locked(path)
+    if path.read_bytes() != content:
+        raise _in_use(path)
 
 
 def _locked(path: Path) -> BinaryIO:
@@ -1914,6 +1957,15 @@ def _sleep(seconds: float, stop: threading.Event | None) -> None:
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0 and not (stop and stop.is_set()):
         time.sleep(min(1, left) if stop else left)
+
+
+def _here(path: str) -> str:
+    """A path to be typed in the current folder."""
+    try:
+        path = str(Path(path).absolute().relative_to(Path.cwd()))
+    except ValueError:
+        path = str(Path(path).absolute())
+    return f'"{path}"' if " " in path else path
 
 
 def _duration(seconds: float) -> str:

