@@ -1112,8 +1112,10 @@ class _Transfer:
                 output.truncate(have)
                 output.seek(have)
                 for block in response.iter_content(BLOCK):
+                    if self.stop.is_set():
+                        raise _Fault("stopped")
                     have += len(block)
-                    if self.stop.is_set() or have > size:
+                    if have > size:
                         break
                     output.write(block)
                     self.progress.add(len(block))
@@ -1370,11 +1372,12 @@ def _check_core_type(core_types: Mapping[str, dict[str, Any]], coretype_code: st
     sizes = sorted(size for size in (sizes if isinstance(sizes, list) else []) if isinstance(size, int) and size > 0)
     if not sizes or cores in sizes or cores % sizes[-1] == 0:  # whole nodes
         return []
-    whole_nodes = [cores // sizes[-1] * sizes[-1], -(-cores // sizes[-1]) * sizes[-1]]
-    near = sorted({size for size in [*sizes, *whole_nodes] if size}, key=lambda size: abs(size - cores))[:2]
+    allowed = [*sizes, cores // sizes[-1] * sizes[-1], -(-cores // sizes[-1]) * sizes[-1]]
+    near = [max((size for size in allowed if 0 < size < cores), default=0),
+            min((size for size in allowed if size > cores), default=0)]
     return [
         f"core_per_slot = {cores}: {coretype_code} has {', '.join(map(str, sizes))} cores, or multiples of "
-        f"{sizes[-1]}; nearest: {' or '.join(map(str, sorted(near)))}"
+        f"{sizes[-1]}; nearest: {' or '.join(str(size) for size in near if size)}"
     ]
 
 

@@ -72,7 +72,7 @@ def clock(fast):
 
     def sleep(seconds):
         fast.now += seconds
-        time.sleep(seconds / 5000)
+        time.sleep(min(seconds, 5) / 5000)
 
     fast.sleep, fast.monotonic = sleep, lambda: fast.now
     return fast

@@ -63,9 +63,10 @@ def test_stop_ends_a_running_job_and_monitor_then_exits_with_1(sim, access):
 def test_the_partial_result_of_a_failed_job_is_fetched_with_the_command_that_its_message_names(sim, access):
     job_id = start(access, command="echo partial > out; exit 3")
     message = run(sim, "monitor", job_id).stderr
-    command = re.search(r"python rescale_rest_api.py (download \w+)", message)
+    command = re.search(r"fetch it with: python (.+) (download) (\w+)", message)
     assert command, message
-    assert run(sim, *command[1].split()).returncode == 0
+    assert Path(command[1].strip('"')).samefile(MODULE)
+    assert run(sim, *command.groups()[1:]).returncode == 0
     assert {path.name for path in Path("come@back").iterdir()} == {"rescale.tar.gz", "process_output.log"}
 
 
