@@ -75,6 +75,7 @@ LONGEST_WAIT = 60  # seconds between two tries at the most, unless the server as
 NOTICEABLE_WAIT = 5  # seconds; longer waits are announced
 SUBMIT_PATIENCE = 60  # seconds until a submitted job must show a status
 PROGRESS_DELAY = 2  # seconds before a transfer's progress is worth a line
+OUTCOME_TRIES = 24  # of PATIENCE each, about four hours, where only the log tells how a job ended
 FILES_INTERVAL = 2  # seconds between two looks at a file list that may still grow
 FILES_PATIENCE = 120  # seconds until a completed job's file list must be complete
 PAGE_SIZE = 1000  # entries per page: few requests for thousands of files
@@ -782,16 +783,14 @@ def _raise_unless_successful(
 ) -> None:
     """Raise JobFailed unless the status history, and where it is silent what the job left behind, shows success."""
     success, reason = _verdict(history)
-    executed = any(entry.status == "Executing" for entry in history)
     files: list[_File] = []
     lines: list[str] = []
-    if executed:
-        # A success needs no complete list: its log is gone, or there to confirm it.
-        files = (
-            _listing(rescale_platform, my_token, job_id, math.inf, search=LOG) if success
-            else _output_files(rescale_platform, my_token, job_id, math.inf, successful=False)
-        )
-        lines = _without_command(_finished_log(rescale_platform, my_token, files, math.inf))
+    if any(entry.status == "Executing" for entry in history):
+        try:
+            files, lines = _what_it_left(rescale_platform, my_token, job_id, success)
+        except RescaleError as error:
+            if success is not False:
+                success, reason = False, f"it ended ({reason}), but what it left cannot be looked at: {error}"
     code = _exit_code(lines)
     if success is None:
         success = code == 0 or (code is None and [file.name for file in files] == [ARCHIVE])
@@ -811,6 +810,21 @@ def _raise_unless_successful(
         ]),
         job_id, reason, lines[-FAILURE_LINES:],
     )
+
+
+def _what_it_left(
+    rescale_platform: str, my_token: str, job_id: str, success: bool | None
+) -> tuple[list[_File], list[str]]:
+    """The output files of a job that has ended, and its log; waits for them longest where the outcome hangs on them."""
+    for tries_left in range(0 if success is False else OUTCOME_TRIES, -1, -1):
+        try:
+            files = _output_files(rescale_platform, my_token, job_id, successful=bool(success))
+            return files, _without_command(_finished_log(rescale_platform, my_token, files))
+        except RescaleError as error:
+            if not tries_left or error.status is not None:
+                raise
+            _statuses(rescale_platform, my_token, job_id, patience=math.inf)  # an outage of everything is waited out
+    raise AssertionError("not reached")
 
 
 def _verdict(history: list[_Status]) -> tuple[bool | None, str]:
@@ -893,34 +907,36 @@ class _File(NamedTuple):
     algorithm: str | None  # of the checksum: sha512, md5
     checksum: str
     is_input: bool  # uploaded, not written by the job
+    is_deleted: bool
 
 
-def _listing(
-    rescale_platform: str, my_token: str, job_id: str, patience: float | None = None, **query: str
-) -> list[_File]:
+def _listing(rescale_platform: str, my_token: str, job_id: str, patience: float | None = None) -> list[_File]:
     """The output files as the platform lists them now."""
-    items = _pages(rescale_platform, my_token, f"jobs/{job_id}/files/", patience, **query)
-    files = (_file(item) for item in items if item.get("isDeleted") is not True)
+    files = map(_file, _pages(rescale_platform, my_token, f"jobs/{job_id}/files/", patience))
     return list({file.id: file for file in files}.values())  # pages may overlap while the list grows
 
 
-def _output_files(
-    rescale_platform: str, my_token: str, job_id: str, patience: float | None = None, *, successful: bool = True
-) -> list[_File]:
+def _output_files(rescale_platform: str, my_token: str, job_id: str, *, successful: bool = True) -> list[_File]:
     """The output files of a job that has ended, once the list is complete: the same twice, and all uploaded.
 
     Of a successful job rescale.tar.gz alone is complete at once, for that is what job_setup's packing leaves.
-    After two minutes the list counts as it is.
+    After two minutes the list counts as it is. Of a list that is long the second look asks for the count only.
     """
     deadline = time.monotonic() + FILES_PATIENCE
-    before = None
+    count = None
     while True:
-        files = _listing(rescale_platform, my_token, job_id, patience)
-        complete = files == before or successful and [file.name for file in files if not file.is_input] == [ARCHIVE]
+        files = _listing(rescale_platform, my_token, job_id)
+        complete = len(files) == count or successful and [file.name for file in files if not file.is_input] == [ARCHIVE]
         if (complete and files and all(file.uploaded for file in files)) or time.monotonic() >= deadline:
-            return files
-        before = files
+            break
         time.sleep(FILES_INTERVAL)
+        count = len(files)
+        if files and all(file.uploaded for file in files):
+            path = f"jobs/{job_id}/files/"
+            reply = _request(rescale_platform, my_token, "GET", path, fresh=lambda: {"params": {"page_size": 1}})
+            if _object(reply, path).get("count") == count:
+                break
+    return [file for file in files if not file.is_deleted]
 
 
 def _file(item: dict[str, Any]) -> _File:
@@ -949,6 +965,7 @@ def _file(item: dict[str, Any]) -> _File:
     return _File(
         _identifier(item, "a file"), name, relative, _short(path if isinstance(path, str) and path else relative), size,
         item.get("isUploaded") is not False, algorithm, checksum, item.get("typeId") == INPUT_FILE,
+        item.get("isDeleted") is True,
     )
 
 
@@ -1172,9 +1189,7 @@ def _set_aside(path: Path) -> None:
         _say(f"- another {path.name} was there; it is now {aside.name}")
 
 
-def _finished_log(
-    rescale_platform: str, my_token: str, files: list[_File], patience: float | None = None
-) -> list[str]:
+def _finished_log(rescale_platform: str, my_token: str, files: list[_File]) -> list[str]:
     """The last lines of a finished job's log, from its output files; none where it cannot be had."""
     log = next((file for file in files if file.relative in (LOG, f"shared/{LOG}") and file.uploaded), None)
     if not log or not log.size:
@@ -1191,7 +1206,7 @@ def _finished_log(
     try:
         content: bytes = _request(
             rescale_platform, my_token, "GET", f"files/{log.id}/contents/",
-            fresh=lambda: {"headers": headers}, read=end, elsewhere=True, patience=patience,
+            fresh=lambda: {"headers": headers}, read=end, elsewhere=True,
         )
     except RescaleError as error:
         if error.status is None:  # no answer is not the answer that there is no log
