@@ -71,7 +71,8 @@ class Job:
             last = int(now // LINE_INTERVAL)
             return 200, {"fileType": "text", "lines": [self.line(number) for number in range(last - 19, last + 1)]}
         if url.endswith("/files/"):
-            return 200, {"count": 0, "next": None, "previous": None, "results": []}
+            archive = {"id": "arChiv", "name": "rescale.tar.gz", "typeId": 5, "decryptedSize": 1, "isUploaded": True}
+            return 200, {"count": 1, "next": None, "previous": None, "results": [archive]}
         return 404, {"detail": "Not found."}
 
     def fail(self) -> tuple:
@@ -137,10 +138,10 @@ def test_a_monitor_of_three_days_ends_right_asks_little_says_all_once_and_does_n
     """One test, for it takes ten seconds, and every worker of xdist would make a fixture of its own."""
     clock, screen = stopped_clock(), Screen()
     job = Job(clock)
-    monkeypatch.setattr(rescale, "time", clock)
-    monkeypatch.setattr(rescale, "_session", lambda process: job)
-    monkeypatch.setattr(random, "uniform", random.Random(1).uniform)
     with monkeypatch.context() as patch:
+        patch.setattr(rescale, "time", clock)
+        patch.setattr(rescale, "_session", lambda process: job)
+        patch.setattr(random, "uniform", random.Random(1).uniform)
         patch.setattr("sys.stdout", screen)
         try:
             rescale.job_monitor(PLATFORM, TOKEN, JOB_ID)
@@ -154,7 +155,8 @@ def test_a_monitor_of_three_days_ends_right_asks_little_says_all_once_and_does_n
 
     # It ends soon after the job, and has shown every status once.
     assert END <= clock.now - job.began < END + 60
-    assert [line for line in screen.others if line.startswith("Job ")] == [f"Job {JOB_ID} : {name}" for name in STATUSES]
+    shown = [line for line in screen.others if line.startswith("Job ")]
+    assert shown == [f"Job {JOB_ID} : {status}" for status in STATUSES]
 
     # It asks less than the platform allows, and in an outage once a minute.
     assert max(job.asked) <= 1000

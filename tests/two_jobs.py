@@ -26,16 +26,16 @@ REQUESTS = [
     "first: GET jobs/ID/statuses/ after the submission",
     "first: GET jobs/ID/statuses/ later",
     "first: GET jobs/ID/runs/1/tail/process_output.log",
-    "first: GET jobs/ID/files/ for the log",
-    "first: GET jobs/ID/files/",
+    "first: GET jobs/ID/files/ for the outcome",
+    "first: GET jobs/ID/files/ again",
     "second: POST jobs/",
     "second: GET jobs/ID/statuses/ before the submission",
     "second: POST jobs/ID/submit/",
     "second: GET jobs/ID/statuses/ after the submission",
     "second: GET jobs/ID/statuses/ later",
     "second: GET jobs/ID/runs/1/tail/process_output.log",
-    "second: GET jobs/ID/files/ for the log",
-    "second: GET jobs/ID/files/",
+    "second: GET jobs/ID/files/ for the outcome",
+    "second: GET jobs/ID/files/ again",
     "second: GET files/ID/contents/",
 ]
 
@@ -88,7 +88,9 @@ class Watch(Fault):
                 " before the submission" if f"{link}: POST jobs/ID/submit/" not in seen
                 else " after the submission" if seen[-1].endswith("/submit/") else " later"
             )
-        return name + (" for the log" if "search" in record.query else "")
+        if path.endswith("/files/"):
+            return name + (" again" if f"{name} for the outcome" in self.names else " for the outcome")
+        return name
 
 
 def assert_right(sim: Simulator, archive: Path) -> None:

@@ -1,0 +1,172 @@
+"""The guide's own script, as people have it: it runs unchanged and prints what the guide says that it prints."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import runpy
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+import rescale_rest_api as rescale
+from test_example import EXAMPLE, TOLERANCE, profile_error
+
+# Section 4 of the guide, with the names it uses; the access is put in by the test.
+SCRIPT = '''
+import rescale_rest_api as rescale
+
+batch_name1 = 'rod1'
+command1 = 'python3 rod.py rod.inp --step 1\\n'
+batch_name2 = 'rod2'
+command2 = 'python3 rod.py rod.inp --step 2\\n'
+code_name = 'user_included'
+version_code = '0'
+license_info = {'LM_LICENSE_FILE': '27000@license-server'}
+coretype_code = 'emerald'
+core_per_slot = 1
+slot = 1
+walltime = 1
+projectid = 'xDdRk'
+job_name1 = batch_name1
+job_name2 = batch_name2
+
+# 1. Token
+ACCESS
+# 2. Create rescale.tar.gz
+rescale.create_tar_gz()
+# 3. Upload
+inputfiles_list = rescale.upload_local_files(rescale_platform, my_token)
+# 4. Rescale Job Configuration
+job_id1 = rescale.job_setup(rescale_platform, my_token, job_name1, command1, code_name, version_code, license_info,
+                            coretype_code, core_per_slot, slot, walltime, projectid, inputfiles_list)
+# 5. Rescale Job Submit
+rescale.job_submit(rescale_platform, my_token, job_name1, job_id1)
+# 6. Rescale Job Monitor
+rescale.job_monitor(rescale_platform, my_token, job_id1)
+
+# iterate as you want from 3.1 to 6.1 for dependent job
+# 3.1 Get the ID of input file in Rescale files (AWS S3) from Previous Rescale Job
+inputfiles_list2 = rescale.file_previous_job(rescale_platform, my_token, job_id1)
+# 4.1 Rescale Job Configuration
+job_id2 = rescale.job_setup(rescale_platform, my_token, job_name2, command2, code_name, version_code, license_info,
+                            coretype_code, core_per_slot, slot, walltime, projectid, inputfiles_list2)
+# 5.1 Rescale Job Submit
+rescale.job_submit(rescale_platform, my_token, job_name2, job_id2)
+# 6.1 Rescale Job Monitor
+rescale.job_monitor(rescale_platform, my_token, job_id2)
+
+# 7. Download
+rescale.job_download(rescale_platform, my_token, job_name2, job_id2)
+'''
+
+# The guide's own lines, with its own ids, path and size.
+PRINTED = """\
+Successfully created rescale.tar.gz in <path>
+- rescale.tar.gz uploaded
+All files uploaded successfully!
+inputfiles_list = [{'id': 'dxGonb', 'decompress': True}]
+Job_ID: LFZphb
+Job LFZphb : submitted
+Job LFZphb : Pending
+Job LFZphb : Queued
+Job LFZphb : Validated
+Job LFZphb : Executing
+Job LFZphb : Completed
+inputfiles_list = [{'id': 'JKNBbb', 'decompress': True}]
+Job_ID: qTfDWx
+Job qTfDWx : submitted
+Job qTfDWx : Pending
+Job qTfDWx : Queued
+Job qTfDWx : Validated
+Job qTfDWx : Executing
+Job qTfDWx : Completed
+Total 1 files will be downloaded
+1 user/user_xMTMk/output/job_qTfDWx/run1/rescale.tar.gz downloaded
+Total 1 files, 93.345 MB downloaded
+"""
+
+TWO_ASSIGNMENTS = "rescale_platform = {url!r}\nmy_token = 'Token {token}'"
+THE_FUNCTION = "rescale_platform, my_token = rescale.platform_my_token({url!r}, 'Token {token}')"
+THE_SETTINGS = "rescale_platform, my_token = rescale.platform_my_token()"
+
+
+def without_values(text, folder):
+    """Ids numbered in the order in which they come, and path and size taken out."""
+    ids = {}
+
+    def number(match):
+        return f"<id {ids.setdefault(match.group(), len(ids) + 1)}>"
+
+    text = text.replace(str(folder), "<path>")
+    text = re.sub(r"(?<=Job_ID: )\w+|(?<='id': ')\w+|(?<=Job )\w+|(?<=/job_)\w+", number, text)
+    return re.sub(r"\d+\.\d{3} MB", "<size> MB", text)
+
+
+@pytest.mark.parametrize("access_by", [TWO_ASSIGNMENTS, THE_FUNCTION, THE_SETTINGS], ids=["assigned", "given", "found"])
+def test_the_guides_script_runs_unchanged_and_prints_the_guides_lines(
+    access_by, sim, clock, clean_surroundings, monkeypatch, capsys
+):
+    def sleep(seconds):  # a job of half a second must not seem to last an hour
+        clock.now += seconds
+        time.sleep(seconds / 250)
+
+    clock.sleep = sleep
+    sim.timeline = ("Pending", "Queued", "Validated", "Executing")
+    monkeypatch.setenv("RESCALE_API_URL", sim.url)
+    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
+    for name in ("rod.py", "rod.inp"):
+        Path(name).write_bytes((EXAMPLE / name).read_bytes())
+    script = Path("main.py")
+    script.write_text(SCRIPT.replace("ACCESS", access_by.format(url=sim.url, token=sim.token)), encoding="utf-8")
+
+    names = runpy.run_path(str(script), run_name="__main__")
+
+    out = capsys.readouterr().out
+    assert sim.token not in out
+    log = r"\[\d{4}-.*\]: .*|Waiting\.\.\.\.\.|\.\.\."  # what the guide does not show: "from here on the log"
+    lines = [line for line in out.splitlines() if not re.fullmatch(log, line)]
+    first = lines.index(f"Successfully created rescale.tar.gz in {clean_surroundings}")
+    assert all(sim.url in line or "my_token" in line or "left out: main.py" in line for line in lines[:first])
+    assert without_values("\n".join(lines[first:]) + "\n", clean_surroundings) == without_values(PRINTED, "nowhere")
+
+    for job_name, job_id in (("rod1", names["job_id1"]), ("rod2", names["job_id2"])):
+        assert Path(f"{job_name}.job").read_text().strip() == job_id
+        assert f"{sim.url}/jobs/{job_id}/" in Path(f"{job_name}.desktop").read_text()
+    assert sim.starts == {names["job_id1"]: 1, names["job_id2"]: 1}
+    assert [path.name for path in Path("rod2").iterdir()] == ["rescale.tar.gz"]
+    assert not Path("rod1").exists()
+    with tarfile.open("rod2/rescale.tar.gz") as tar:
+        tar.extract("./temperature.csv", "out")
+    assert profile_error(Path("out/temperature.csv")) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        ("platform_my_token", "rescale_platform=None, my_token=None"),
+        ("create_tar_gz", "input_path=None, output_filename='rescale.tar.gz'"),
+        ("upload_local_files", "rescale_platform, my_token, input_file='rescale.tar.gz'"),
+        ("job_setup", "rescale_platform, my_token, job_name, command, code_name, version_code, license_info, coretype_code, "
+                      "core_per_slot, slot, walltime, projectid, inputfiles_list"),
+        ("job_submit", "rescale_platform, my_token, job_name, job_id"),
+        ("job_monitor", "rescale_platform, my_token, job_id"),
+        ("job_download", "rescale_platform, my_token, job_name, job_id"),
+        ("file_previous_job", "rescale_platform, my_token, job_id"),
+    ],
+)
+def test_the_parameters_are_the_guides_and_what_we_add_is_keyword_only(function, parameters):
+    signature = inspect.signature(getattr(rescale, function)).parameters.values()
+    positional = [one.replace(annotation=one.empty) for one in signature if one.kind is one.POSITIONAL_OR_KEYWORD]
+    assert ", ".join(map(str, positional)) == parameters
+    added = [one for one in signature if one.kind is not one.POSITIONAL_OR_KEYWORD]
+    assert all(one.kind is one.KEYWORD_ONLY and one.default is not one.empty for one in added)
+
+
+def test_the_eight_functions_stand_in_the_guides_order():
+    names = ("platform_my_token", "create_tar_gz", "upload_local_files", "job_setup", "job_submit", "job_monitor",
+             "job_download", "file_previous_job")
+    lines = [inspect.getsourcelines(getattr(rescale, name))[1] for name in names]
+    assert lines == sorted(lines)

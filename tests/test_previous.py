@@ -1,0 +1,134 @@
+"""8. file_previous_job: which of a job's files is the input of the next one."""
+
+from __future__ import annotations
+
+import pytest
+
+import rescale_rest_api as rescale
+from conftest import paths_asked
+from rescale_simulator import Fault
+
+
+def id_of(sim, path):
+    return next(file.id for file in sim.files.values() if file.relative_path == path and file.type_id != 1)
+
+
+def test_the_result_of_a_job_is_taken_as_the_guide_prints_it(access, clock, sim, run_job, capsys):
+    job_id = run_job("echo 1 > a\n")
+    inputfiles_list = rescale.file_previous_job(*access, job_id)
+    assert inputfiles_list == [{"id": id_of(sim, "rescale.tar.gz"), "decompress": True}]
+    assert capsys.readouterr().out == f"inputfiles_list = {inputfiles_list}\n"
+    assert clock.now == 0  # a good job's list is complete at once
+
+
+def test_nothing_is_downloaded_for_it(access, sim, run_job):
+    job_id = run_job()
+    sim.requests.clear()
+    rescale.file_previous_job(*access, job_id)
+    assert not [path for path in paths_asked(sim) if path.endswith("/contents/")]
+
+
+def test_the_next_job_starts_with_what_the_one_before_it_left(access, sim, run_job):
+    first = run_job("echo one > from-first; rm rod.inp\n", {"rod.inp": b"x"})
+    second = run_job(
+        "cat from-first; test ! -e rod.inp\n", job_name="second", inputfiles_list=rescale.file_previous_job(*access, first)
+    )
+    assert sim.jobs[second].statuses[-1]["statusReason"] == "Completed successfully"
+
+
+def test_only_the_archive_is_taken_from_among_many_files(access, sim, ended_job):
+    files = {
+        "a.tar.gz": b"1", "my_rescale.tar.gz": b"2", "rescale.tar.gz": b"3", "rescale.tar.gz.bak": b"4",
+        "sub/rescale.tar.gz": b"5", "tmp/rescale.tar.gz": b"6", "z": b"7",
+    }
+    job_id = ended_job(files)
+    assert rescale.file_previous_job(*access, job_id) == [{"id": id_of(sim, "rescale.tar.gz"), "decompress": True}]
+
+
+def test_on_many_pages_the_archive_is_found(access, sim, ended_job):
+    job_id = ended_job({**{f"frame {number}": b"" for number in range(30)}, "rescale.tar.gz": b"1"})
+    sim.page_size_cap = 4
+    assert rescale.file_previous_job(*access, job_id)[0]["id"] == id_of(sim, "rescale.tar.gz")
+
+
+def test_where_the_job_worked_in_shared_its_archive_is_taken_from_there(access, clock, sim, run_job):
+    sim.shared_work = True
+    job_id = run_job("echo 1 > a\n")
+    assert rescale.file_previous_job(*access, job_id)[0]["id"] == id_of(sim, "shared/rescale.tar.gz")
+
+
+def test_hundreds_of_files_are_listed_in_few_requests(access, sim, ended_job):
+    job_id = ended_job({**{f"frame {number}": b"" for number in range(600)}, "rescale.tar.gz": b"1"})
+    sim.requests.clear()
+    assert rescale.file_previous_job(*access, job_id)[0]["id"] == id_of(sim, "rescale.tar.gz")
+    assert len(sim.requests) <= 6
+
+
+@pytest.mark.parametrize(
+    "lag", [{"listing_lag": 4}, {"upload_lag": 4}, {"listing_lag": 2, "upload_lag": 4}, {"listing_lag": 12}], ids=str
+)
+def test_a_list_that_still_grows_is_waited_for(lag, access, clock, sim, ended_job):
+    job_id = ended_job({"a": b"", "b": b"", "process_output.log": b"Exited with code 0\n", "rescale.tar.gz": b"1"})
+    for name, value in lag.items():
+        setattr(sim, name, value)
+    for file_id in sim.jobs[job_id].files:
+        sim.files[file_id].is_uploaded = not sim.upload_lag
+    assert rescale.file_previous_job(*access, job_id)[0]["id"] == id_of(sim, "rescale.tar.gz")
+    assert 0 < clock.now <= 130
+
+
+# What is no input for the next job
+
+
+def test_without_an_archive_it_is_told_what_there_is(access, clock, sim, ended_job):
+    job_id = ended_job({"result.odb": b"1", "sub/rescale.tar.gz": b"2"})
+    with pytest.raises(rescale.RescaleError) as refused:
+        rescale.file_previous_job(*access, job_id)
+    words = str(refused.value)
+    assert all(word in words for word in (job_id, "rescale.tar.gz", "result.odb", f"{sim.url}/jobs/{job_id}/"))
+
+
+def test_without_any_file_that_is_told_after_two_minutes(access, clock, ended_job):
+    job_id = ended_job({})
+    with pytest.raises(rescale.RescaleError, match="nothing"):
+        rescale.file_previous_job(*access, job_id)
+    assert 60 <= clock.now <= 300
+
+
+def test_its_own_input_archive_is_no_result(access, clock, sim, ended_job):
+    job_id = ended_job({"rescale.tar.gz": b"1"})
+    sim.files[sim.jobs[job_id].files[0]].type_id = 1
+    with pytest.raises(rescale.RescaleError, match=job_id):
+        rescale.file_previous_job(*access, job_id)
+
+
+@pytest.mark.parametrize("state", ["is_deleted", "is_uploaded"])
+def test_an_archive_that_is_deleted_or_not_stored_is_no_result(state, access, clock, sim, ended_job):
+    job_id = ended_job({"rescale.tar.gz": b"1", "a": b"2"})
+    sim.upload_lag = 10_000
+    setattr(sim.files[id_of(sim, "rescale.tar.gz")], state, state == "is_deleted")
+    with pytest.raises(rescale.RescaleError, match=job_id):
+        rescale.file_previous_job(*access, job_id)
+
+
+@pytest.mark.parametrize("quirks", [{}, {"ignore_exit_codes": True}, {"ignore_exit_codes": True, "listing_lag": 3},
+                                    {"shared_work": True}], ids=str)
+def test_what_a_failed_job_left_is_no_input(quirks, access, clock, sim, run_job):
+    for name, value in quirks.items():
+        setattr(sim, name, value)
+    job_id = run_job("echo 1 > a; exit 3\n")
+    with pytest.raises(rescale.RescaleError, match="3"):
+        rescale.file_previous_job(*access, job_id)
+
+
+def test_an_unknown_job_is_refused(access):
+    with pytest.raises(rescale.RescaleError, match="404"):
+        rescale.file_previous_job(*access, "nOnE")
+
+
+@pytest.mark.parametrize("fault", ["504", "html", "reset_midway", "truncated", "throttled"])
+def test_a_request_that_goes_wrong_is_repeated(fault, access, sim, run_job):
+    job_id = run_job()
+    sim.faults.append(Fault(fault, times=3))
+    assert rescale.file_previous_job(*access, job_id)[0]["id"] == id_of(sim, "rescale.tar.gz")
+    assert sim.faults[0].hits == 3
