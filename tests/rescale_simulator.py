@@ -469,7 +469,7 @@ class Run(threading.Thread):
         folder = job.work / "shared" if sim.shared_work else job.work
         folder.mkdir(parents=True, exist_ok=True)
         # Held open throughout: a command that deletes the log has deleted it for good.
-        with (job.work / LOG).open("ab", buffering=0) as self.log:
+        with (job.work / LOG).open("a+b", buffering=0) as self.log:
             refusal = self.place_inputs(folder)
             job.date_started, job.date_completed = sim.now(), None
             sim.add_status(job, executing)
@@ -538,10 +538,14 @@ class Run(threading.Thread):
         signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))  # and what it left in the background
         code = process.wait()
         reader.join(5)
-        if not outcome and sim.fail and sim.fail in job.name:
+        failing = not outcome and sim.fail and sim.fail in job.name
+        if failing:
             self.say(f"*** ERROR: the analysis has been terminated (jobs named *{sim.fail}* are to fail here)")
             code = 1
         self.say(f"Exited with code {code if code >= 0 else 128 - code}\n")
+        if failing and not (job.work / LOG).exists():  # tidied away, as a command that had failed would not have done
+            self.log.seek(0)
+            (job.work / LOG).write_bytes(self.log.read())
         if code == 127 and sim.on_missing:
             sim.on_missing(job, self.missing)
         return outcome or ("success" if code == 0 or sim.ignore_exit_codes else "failed")
@@ -1383,7 +1387,7 @@ def arguments() -> argparse.Namespace:
         epilog="examples:\n"
         "  %(prog)s main.py                                     the whole chain of main.py\n"
         "  %(prog)s --stand-in abaqus=./fake_abaqus.sh main.py  with a script in place of a solver\n"
-        "  %(prog)s --fail job2 main.py                         what if the second solver fails?\n"
+        "  %(prog)s --fail rod2 main.py                         what if the second solver fails?\n"
         "  %(prog)s --flaky 5%% main.py                          what if the network is bad?\n"
         "  %(prog)s --folder run1 main.py                       keep jobs and files in ./run1, so that\n"
         "  %(prog)s --folder run1 main.py --resume              can go on with them",
@@ -1392,7 +1396,7 @@ def arguments() -> argparse.Namespace:
     option("--speed", type=float, default=1.0, metavar="S", help="factor of the waits between statuses, 0: none")
     option("--folder", type=Path, metavar="DIR", help="where jobs and files are kept, and found again")
     option("--port", type=int, default=0, metavar="N", help="port on 127.0.0.1 (default: any that is free)")
-    option("--fail", metavar="NAME", help="jobs with NAME in their name end as if the solver had failed")
+    option("--fail", metavar="NAME", help="jobs with NAME (of main.py: a batch) in their name end as if the solver failed")
     option("--flaky", type=share, default=0.0, metavar="P%", help="share of the requests that go wrong")
     option("--seed", type=int, metavar="N", help="let them go wrong as the last time with this N")
     option("--stand-in", type=stand_in, action="append", default=[], metavar="NAME=FILE",
