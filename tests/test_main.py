@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SPEED, TESTS
+from conftest import SPEED, TESTS, here
 from test_example import TOLERANCE, profile_error
 
 # Appended to the copy of the library, so that its steps of 5 s do not take as long.
@@ -179,7 +179,7 @@ def test_a_first_job_that_fails_is_the_last_one(edit, rehearse):
         ([], [('("rod2", ', '("", ')]),
         ([], [('"python3 rod.py rod.inp --step 2\\n"', '"\\n"')]),
     ],
-    ids=["unknown option", "an argument", "nothing to resume", "twice the same name", "no batches", "name no file can have",
+    ids=["unknown option", "an argument", "nothing to resume", "twice the same name", "no batches", "not a file name",
          "no name", "no command"],
 )
 def test_wrong_usage_is_told_with_2_before_anything_is_sent(arguments, edits, edit, real, sim):
@@ -189,7 +189,7 @@ def test_wrong_usage_is_told_with_2_before_anything_is_sent(arguments, edits, ed
     assert "usage: main.py" in errors
     assert "main.py: error: " in errors
     assert sim.requests == []
-    assert os.listdir() == []
+    assert here() == []
 
 
 def test_help_is_the_text_at_its_top(real):
@@ -253,7 +253,10 @@ def test_ctrl_c_leaves_the_job_running_and_resume_goes_on_with_it(edit, real, si
 
 
 def test_a_chain_that_is_started_again_is_a_new_one(edit, real, sim):
-    edit(('"python3 rod.py rod.inp --step 1\\n"', '"exit 3\\n"'), ('"%Y%m%d-%H%M%S"', '"%Y%m%d-%H%M%S-" + str(time.time())'))
+    edit(
+        ('"python3 rod.py rod.inp --step 1\\n"', '"exit 3\\n"'),
+        ('"%Y%m%d-%H%M%S"', '"%Y%m%d-%H%M%S-" + str(time.time())'),  # the test does not take a second
+    )
     for _ in range(2):
         assert finished(real())[0] == 1
     assert len(sim.jobs) == 2

@@ -30,9 +30,8 @@ def test_nothing_is_downloaded_for_it(access, sim, run_job):
 
 def test_the_next_job_starts_with_what_the_one_before_it_left(access, sim, run_job):
     first = run_job("echo one > from-first; rm rod.inp\n", {"rod.inp": b"x"})
-    second = run_job(
-        "cat from-first; test ! -e rod.inp\n", job_name="second", inputfiles_list=rescale.file_previous_job(*access, first)
-    )
+    inputfiles_list = rescale.file_previous_job(*access, first)
+    second = run_job("cat from-first; test ! -e rod.inp\n", job_name="second", inputfiles_list=inputfiles_list)
     assert sim.jobs[second].statuses[-1]["statusReason"] == "Completed successfully"
 
 

@@ -10,9 +10,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
 import rescale_rest_api as rescale
-from conftest import RIGHT_VALUES, paths_asked
+from conftest import RIGHT_VALUES, here, paths_asked
 from rescale_simulator import Fault, Simulator
+
 
 @pytest.fixture(scope="module")
 def quiet_sim(tmp_path_factory):
@@ -162,7 +164,7 @@ def test_a_value_that_cannot_be_right_is_named_and_nothing_is_sent(name, value, 
     assert repr(next(iter(value.values())) if name == "license_features" and isinstance(value, dict) else value) \
         .replace("\\", "") in str(refused.value).replace("\\", "")
     assert len(quiet_sim.requests) == before
-    assert os.listdir() == []
+    assert here() == []
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ class Folder:
         path.mkdir()
 
     def run(self, command, after="", shell_options=(), **options):
-        """Run the command of a job and return its exit status; `after` is what the platform's own shell goes on with."""
+        """Run the command of a job, and `after` in the platform's own shell; return the exit status."""
         job_id = rescale.job_setup(
             self.simulator.url, f"Token {self.simulator.token}", **{**RIGHT_VALUES, "command": command}
         )
@@ -271,7 +273,7 @@ def test_a_command_that_works_leaves_one_archive_with_all_it_wrote(command, pack
         pytest.param("echo 1 > a; false", 1, id="last command"),
         pytest.param("echo 1 > a; mkdir -p sub; cd sub; rmdir ../sub; exit 3", 3, id="in a folder that is gone"),
         pytest.param("set -e\necho 1 > a\nfalse\necho 2 > a\n", 1, id="set -e"),
-        pytest.param("set -u\necho 1 > a\necho $UNSET_UNSET\necho 2 > a\n", {1, 2, 127}, id="set -u"),
+        pytest.param("set -u\necho 1 > a\necho $UNSET\necho 2 > a\n", {1, 2, 127}, id="set -u"),
         pytest.param("echo 1 > a; no-such-solver\n", 127, id="not installed"),
         pytest.param("echo 1 > a; sh -c 'kill -9 $$'\n", 137, id="killed"),
         pytest.param("echo 1 > a; exit 3  # why", 3, id="trailing comment"),
@@ -284,9 +286,9 @@ def test_a_command_that_fails_fails_the_job_and_leaves_the_log_and_partial_resul
     assert folder.log().startswith("hello\n")
 
 
-@pytest.mark.parametrize("command", ["exit 3", "set -e; false", "set -u; echo $UNSET_UNSET", "exec false", "cd /; true"])
+@pytest.mark.parametrize("command", ["exit 3", "set -e; false", "set -u; echo $UNSET", "exec false", "cd /; true"])
 def test_the_platforms_own_shell_goes_on_afterwards(command, folder):
-    folder.run(command, after=f"echo $? > '{folder.path.parent}/after'; echo \"$-\" $UNSET_UNSET > where\n")
+    folder.run(command, after=f"echo $? > '{folder.path.parent}/after'; echo \"$-\" $UNSET > where\n")
     status = (folder.path.parent / "after").read_text().strip()
     assert (status == "0") is command.endswith("true")
     assert not set("eu") & set((folder.path / "where").read_text())
@@ -298,8 +300,8 @@ def test_in_a_shell_that_ends_with_the_first_failure_the_packing_is_done_all_the
 
 
 NAMES = [
-    "with blanks", " leading", "trailing ", "결과 1", "-rf", "--checkpoint-action=exec=sh x", "new\nline", "tab\t", "it's",
-    '"quoted"', "$HOME", "*", "back\\slash", "`id`", "!", "~", "a;b", "@a", "n" * 250, "...", "\x7f", "=", "%s",
+    "with blanks", " leading", "trailing ", "결과 1", "-rf", "--checkpoint-action=exec=sh x", "new\nline", "tab\t",
+    "it's", '"quoted"', "$HOME", "*", "back\\slash", "`id`", "!", "~", "a;b", "@a", "n" * 250, "...", "\x7f", "=", "%s",
 ]
 
 
@@ -309,9 +311,9 @@ def test_files_of_any_name_are_packed_and_removed(folder):
         (folder.path / name).write_text(name)
         (folder.path / "-dir" / name).write_text(f"deep {name}")
     assert folder.run("true\n") == 0
-    assert folder.packed() == {
-        "-dir": None, **{name: name.encode() for name in NAMES}, **{f"-dir/{name}": f"deep {name}".encode() for name in NAMES}
-    }
+    flat = {name: name.encode() for name in NAMES}
+    deep = {f"-dir/{name}": f"deep {name}".encode() for name in NAMES}
+    assert folder.packed() == {"-dir": None, **flat, **deep}
     assert folder.names() == LEFT_AFTER_SUCCESS
 
 

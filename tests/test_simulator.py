@@ -1257,8 +1257,8 @@ def test_a_program_that_is_not_installed_is_explained_and_can_be_stood_in_for(tm
 def test_ctrl_c_reaches_the_script_and_the_simulator_waits_for_it(tmp_path):
     script = """
 import os, requests, time
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     time.sleep(0.3)

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import rescale_rest_api as rescale
-from conftest import TESTS, paths_asked, wait_until
+from conftest import TESTS, here, paths_asked, wait_until
 from rescale_simulator import Fault
 
 
@@ -21,7 +22,7 @@ def test_a_submitted_job_starts_and_leaves_its_id_and_a_link(access, sim, set_up
     job_id = set_up()
     assert rescale.job_submit(*access, "me@rod@1", job_id) is None
     assert capsys.readouterr().out == f"Job {job_id} : submitted\n"
-    assert sorted(os.listdir()) == ["me@rod@1.desktop", "me@rod@1.job"]
+    assert here() == ["me@rod@1.desktop", "me@rod@1.job"]
     assert Path("me@rod@1.job").read_text().strip() == job_id
     link = Path("me@rod@1.desktop").read_text().splitlines()
     assert link[0] == "[Desktop Entry]"
@@ -34,7 +35,7 @@ def test_on_windows_the_link_is_one_of_its_own_kind(access, sim, set_up, monkeyp
     job_id = set_up()
     monkeypatch.setattr(rescale, "WINDOWS", True)
     rescale.job_submit(*access, "job", job_id)
-    assert sorted(os.listdir()) == ["job.job", "job.url"]
+    assert here() == ["job.job", "job.url"]
     assert Path("job.url").read_text() == f"[InternetShortcut]\nURL={sim.url}/jobs/{job_id}/runs/1/results/\n"
 
 
@@ -81,7 +82,7 @@ def test_a_job_that_has_ended_is_not_submitted_again(access, sim, run_job):
     [
         Fault("refused", path="submit", seconds=0.1), Fault("reset_before", path="submit"),
         Fault("reset_after", path="submit"), Fault("timeout_before", path="submit", seconds=2),
-        Fault("timeout_after", path="submit", seconds=2), Fault("503", path="submit"), Fault("503_after", path="submit"),
+        Fault("timeout_after", path="submit", seconds=2), Fault("503_after", path="submit"),
         Fault("504", path="submit", times=3), Fault("html", path="submit"), Fault("html_after", path="submit"),
         Fault("truncated", path="submit"), Fault("throttled", path="submit", times=3),
         Fault("late", path="submit", seconds=0.1), Fault("reset_before", path="statuses", times=3),
@@ -149,7 +150,7 @@ def test_what_is_no_job_id_is_named_and_nothing_is_sent_or_written(job_id, acces
             call()
         assert repr(job_id) in str(refused.value)
     assert sim.requests == []
-    assert os.listdir() == []
+    assert here() == []
 
 
 @pytest.mark.parametrize("job_name", ["", "..", "a/b", "/tmp/x", "a\nb", None, "x" * 300])
@@ -158,7 +159,7 @@ def test_what_cannot_name_a_file_is_named_and_nothing_is_sent_or_written(job_nam
         with pytest.raises(rescale.RescaleError, match="job_name"):
             function(*access, job_name, "LFZphb")
     assert sim.requests == []
-    assert os.listdir() == []
+    assert here() == []
 
 
 def test_without_the_id_on_the_disk_nothing_is_submitted(access, sim, set_up):

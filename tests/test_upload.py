@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 import rescale_rest_api as rescale
 from conftest import paths_asked
 from rescale_simulator import Fault
@@ -156,7 +157,7 @@ def test_without_a_token_nothing_is_sent(token, sim, fast, archive):
 # Trouble on the way
 
 
-@pytest.mark.parametrize("fault", ["503", "reset_before", "reset_after", "reset_midway", "html", "truncated", "throttled"])
+@pytest.mark.parametrize("fault", ["503", "reset_before", "reset_after", "html", "truncated", "throttled"])
 def test_an_upload_that_fails_is_repeated_whole(fault, access, sim, archive):
     sim.faults.append(Fault(fault, times=2))
     (entry,) = rescale.upload_local_files(*access)
