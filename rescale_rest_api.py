@@ -981,7 +981,7 @@ def _targets(folder: Path, files: list[_File]) -> list[Path]:
     for file in files:
         parts = file.relative.split("/")
         if (
-            any(part in ("", ".", "..") or re.search(r"[\x00-\x1f\x7f\\]", part) for part in parts)
+            any(part in ("", ".", "..") or re.search(r"[\x00-\x1f\x7f\\\ud800-\udfff]", part) for part in parts)
             or re.match(r"[A-Za-z]:", file.relative)
             or (WINDOWS and any(re.search(r'[:*?"<>|]|[. ]$', part) for part in parts))
         ):
@@ -989,9 +989,11 @@ def _targets(folder: Path, files: list[_File]) -> list[Path]:
                 f"file {file.id}: its path {file.relative!r} would lead out of the folder {folder} or cannot be a "
                 "file name here; nothing was downloaded. Fetch it on the result page"
             )
-        key = file.relative.casefold()
-        targets.append(folder.joinpath(*parts) if key not in taken else folder.joinpath(f"{file.relative}.{file.id}"))
-        taken.add(key)
+        relative = file.relative
+        while relative.casefold() in taken:
+            relative += f".{file.id}"
+        taken.add(relative.casefold())
+        targets.append(folder / relative)
     return targets
 
 
@@ -1281,7 +1283,7 @@ def job_settings(rescale_platform: str, my_token: str, job_id: str) -> dict[str,
             "projectid": str(job["projectId"]) if job.get("projectId") else None,
             "command": _user_command(tiles[0]["command"]),
         }
-        others = [str(tile["analysis"]["code"]) for tile in tiles[1:]]
+        others = [repr(tile["analysis"]["code"]) for tile in tiles[1:]]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise RescaleError(f"job {job_id}: its settings cannot be read, {error!r}: {_short(job)}") from error
     _say(f"# The settings of job {job_id}, for the admin section of main.py; the command belongs into batches")
@@ -1594,7 +1596,7 @@ def _attempt(
             if method != "GET" or not _may_follow(url, platform, elsewhere):
                 break
         raise _Fault(f"redirected to {_short(urlsplit(url).netloc)}; is that a login page or a proxy?")
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
         if isinstance(error, ValueError):  # how requests marks what can never be sent
             raise RescaleError(f"{method} {platform}/api/v2/{path} cannot be sent: {_short(error)}") from error
         raise _fault_of(error, url) from error

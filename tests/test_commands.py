@@ -106,7 +106,7 @@ def test_the_overview_tells_of_each_link_its_times_and_where_its_result_is(sim, 
     empty, head, one, two, gone = capsys.readouterr().out.splitlines()
     assert empty == ""
     assert head.split() == ["job", "id", "status", "waited", "executed", "result", "where"]
-    pattern = r"{} +{} +Completed +0 s +1 s +2\.8\d\d MB +{}"
+    pattern = r"{} +{} +Completed +\d s +[1-9] s +2\.8\d\d MB +{}"
     assert re.fullmatch(pattern.format("one@", links["one@"], "on the platform"), one), one
     assert re.fullmatch(pattern.format("two@", links["two@"], re.escape(f"two@{os.sep}")), two), two
     assert re.fullmatch(r"gone@ +abcXYZ( +\?){4} +on the platform", gone), gone

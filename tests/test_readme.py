@@ -199,7 +199,7 @@ def test_main_py_starts_and_goes_on_as_it_is_written(project, shell, sim):
     access = {"RESCALE_API_URL": sim.url, "RESCALE_API_KEY": sim.token}
     status, output = shell(start, **access)
     assert status == 0, output
-    (result,) = Path().glob("*@rod2@*/")
+    (result,) = (path for path in Path().glob("*@rod2@*") if path.is_dir())
     shutil.rmtree(result)
     status, output = shell(go_on, **access)
     assert status == 0, output
