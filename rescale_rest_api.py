@@ -203,7 +203,9 @@ def create_tar_gz(input_path: str | os.PathLike[str] | None = None, output_filen
     with _file_errors(f"{output.name} was not created"), _whole_file(output) as file, \
             _Progress(f"packing {output.name}", sum(path.stat().st_size for path in files)) as progress, \
             _GzipWriter(file, progress) as writer, \
-            tarfile.TarFile(fileobj=cast(BinaryIO, writer), mode="w", dereference=True, copybufsize=BLOCK) as tar:
+            tarfile.TarFile(
+                fileobj=cast(BinaryIO, writer), mode="w", dereference=True, copybufsize=DEFLATE_BLOCK
+            ) as tar:
         for path in files:
             _add(tar, path)
     _say(f"Successfully created {output.name} in {output.parent}")
@@ -231,6 +233,8 @@ def _inputs(folder: Path, output: Path) -> tuple[list[Path], list[str]]:
                 continue  # what a killed run left behind or this one is about to write; the files of earlier jobs
             elif path.name in SCRIPTS or any(path.samefile(script) for script in own):
                 left_out.append(f"{path.name} (script, may hold the token)")
+            elif path.is_file() and _holds_token(path):
+                left_out.append(f"{path.name} (holds the token)")
             elif not path.is_file():
                 left_out.append(f"{path.name} (not a regular file)")
             else:
@@ -242,6 +246,17 @@ def _inputs(folder: Path, output: Path) -> tuple[list[Path], list[str]]:
             + "; all input files must lie directly in it"
         )
     return files, left_out
+
+
+def _holds_token(path: Path) -> bool:
+    """Whether a file, a copy of a script say, holds a key that is in use."""
+    if not _secrets or path.stat().st_size > BLOCK:
+        return False
+    try:
+        content = path.read_bytes()
+    except OSError:  # packing it will tell
+        return False
+    return any(secret.encode() in content for secret in _secrets)
 
 
 def _add(tar: tarfile.TarFile, path: Path) -> None:
@@ -275,7 +290,8 @@ class _GzipWriter:
         self.pool = concurrent.futures.ThreadPoolExecutor(self.threads)
         self.pending: collections.deque[concurrent.futures.Future[bytes]] = collections.deque()
         self.file, self.progress = file, progress
-        self.buffer, self.window = bytearray(), b""
+        self.pieces: list[bytes] = []  # written, but not yet a block
+        self.held, self.window = 0, b""
         self.crc = self.size = 0
 
     def __enter__(self) -> _GzipWriter:
@@ -285,21 +301,23 @@ class _GzipWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self.pool:
             if kind is None:
-                self._deflate(bytes(self.buffer), last=True)
+                self._deflate(last=True)
                 self.file.write(struct.pack("<LL", self.crc, self.size & 0xFFFFFFFF))
 
     def tell(self) -> int:
-        return self.size + len(self.buffer)
+        return self.size + self.held
 
     def write(self, data: bytes) -> int:
-        self.buffer += data
-        while len(self.buffer) > DEFLATE_BLOCK:
-            self._deflate(bytes(self.buffer[:DEFLATE_BLOCK]))
-            del self.buffer[:DEFLATE_BLOCK]
+        self.pieces.append(data)
+        self.held += len(data)
+        if self.held >= DEFLATE_BLOCK:
+            self._deflate()
         return len(data)
 
-    def _deflate(self, block: bytes, last: bool = False) -> None:
+    def _deflate(self, last: bool = False) -> None:
         """Hand a block to the pool, and write what is finished, in order."""
+        block = b"".join(self.pieces)
+        self.pieces, self.held = [], 0
         self.crc = zlib.crc32(block, self.crc)
         self.size += len(block)
         self.pending.append(self.pool.submit(_deflated, block, self.window, last))
@@ -1383,7 +1401,7 @@ def _check_tile(tiles: Mapping[str, dict[str, Any]], code_name: str, version_cod
     if not codes or version_code in codes:
         return []
     return [
-        f"version_code = {version_code!r} is not a version of {code_name}{_did_you_mean(version_code, codes)} "
+        f"version_code = {version_code!r} is not a version of {code_name}{_did_you_mean(version_code, codes)}; "
         f"newest: {', '.join(sorted(codes, reverse=True)[:3])}"
     ]
 
@@ -1408,7 +1426,7 @@ def _check_core_type(core_types: Mapping[str, dict[str, Any]], coretype_code: st
 
 def _did_you_mean(word: str, words: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(words), n=3)
-    return f": did you mean {' or '.join(near)}?" if near else ";"
+    return f": did you mean {' or '.join(near)}?" if near else ""
 
 
 def job_stop(rescale_platform: str, my_token: str, job_id: str) -> None:
@@ -1494,7 +1512,7 @@ class _Fault(Exception):
     """Something that may pass, so that the request is worth repeating; `final` where waiting hardly helps."""
 
     def __init__(self, text: str, *, retry_after: float = 0, throttled: bool = False, final: bool = False) -> None:
-        super().__init__(text)
+        super().__init__(_printable(text))
         self.retry_after = retry_after
         self.throttled = throttled
         self.final = final
@@ -1581,13 +1599,8 @@ def _attempt(
     url = f"{platform}/api/v2/{quote(path)}"
     try:
         for _ in range(5):
-            home = _origin(url) == _origin(platform)
-            response = _session(os.getpid()).request(
-                method, url, auth=_Authorize(token if home else None), timeout=(CONNECT_TIMEOUT, read_timeout),
-                allow_redirects=False, stream=True,
-                proxies={"http": "", "https": ""} if _is_loopback(url) else None, **content,
-            )
-            with response:
+            own = _origin(url) == _origin(platform)
+            with _send(method, url, token if own else None, read_timeout, content) as response:
                 if not response.is_redirect:
                     _raise_for_status(response, platform)
                     return read(response)
@@ -1595,11 +1608,27 @@ def _attempt(
             content.pop("params", None)  # the new address has them
             if method != "GET" or not _may_follow(url, platform, elsewhere):
                 break
-        raise _Fault(f"redirected to {_short(urlsplit(url).netloc)}; is that a login page or a proxy?")
-    except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-        if isinstance(error, ValueError):  # how requests marks what can never be sent
-            raise RescaleError(f"{method} {platform}/api/v2/{path} cannot be sent: {_short(error)}") from error
-        raise _fault_of(error, url) from error
+        raise _Fault(f"redirected to {_short(_origin(url)[1])}; is that a login page or a proxy?")
+    # `from None`, for what requests and urllib3 say may quote the server's bytes, or the proxy's password.
+    except ValueError as error:  # how requests marks what can never be sent
+        kind = type(error).__name__
+        raise RescaleError(f"{method} {platform}/api/v2/{path} cannot be sent ({kind}); {_proxy_hint(url)}") from None
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise _fault_of(error, url) from None
+
+
+def _send(
+    method: str, url: str, token: str | None, read_timeout: float, content: dict[str, Any]
+) -> requests.Response:
+    try:
+        return _session(os.getpid()).request(
+            method, url, auth=_Authorize(token), timeout=(CONNECT_TIMEOUT, read_timeout), allow_redirects=False,
+            stream=True, proxies={"http": "", "https": ""} if _is_loopback(url) else None, **content,
+        )
+    except requests.RequestException:
+        raise
+    except OSError as error:  # of a file with certificates that is not there
+        raise RescaleError(f"{error}; see REQUESTS_CA_BUNDLE") from None
 
 
 class _Authorize(requests.auth.AuthBase):
@@ -1687,45 +1716,49 @@ def _fault_of(error: Exception, url: str) -> _Fault:
     cause: BaseException = error
     while cause.__cause__ or cause.__context__:
         cause = cause.__cause__ or cause.__context__ or cause
-    text = _short(cause)
     if isinstance(error, requests.exceptions.ProxyError):
-        return _Fault(f"{text}; {_proxy_hint(url)}", final="407" in str(error))
+        asks = "407" in str(error)
+        why = "it asks for a password (407)" if asks else "no connection"
+        return _Fault(f"the proxy: {why}; {_proxy_hint(url)}", final=asks)
     if isinstance(error, requests.exceptions.SSLError):
         return _Fault(
-            f"{text}; where a company's proxy opens TLS, let REQUESTS_CA_BUNDLE name the file with its certificate",
-            final="CERTIFICATE" in str(error),
+            f"{_short(cause)}; where a company's proxy opens TLS, let REQUESTS_CA_BUNDLE name the file with its "
+            "certificate", final="CERTIFICATE" in str(error),
         )
     if isinstance(error, (requests.Timeout, TimeoutError)) or isinstance(cause, TimeoutError):
         return _Fault("timed out")
-    return _Fault(text)
+    return _Fault(_short(cause))
 
 
 def _proxy_hint(url: str) -> str:
-    proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or "none set"
-    return f"the proxy is {proxy.rpartition('@')[2]}; see HTTPS_PROXY and NO_PROXY"
+    proxy = None
+    with contextlib.suppress(ValueError):
+        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+    return f"the proxy is {proxy.rpartition('@')[2] if proxy else 'not set'}; see HTTPS_PROXY and NO_PROXY"
 
 
 def _may_follow(url: str, platform: str, elsewhere: bool) -> bool:
     """Whether a redirect leads where a request may go: never from https to http, never out of a rehearsal."""
-    if _origin(url) == _origin(platform):
+    origin = _origin(url)
+    if origin == _origin(platform):
         return True
     if _is_loopback(url):
         return elsewhere and _is_loopback(platform)
-    return elsewhere and url.startswith("https://") and not os.environ.get("RESCALE_REHEARSAL")
+    return elsewhere and bool(origin) and origin[0] == "https" and not os.environ.get("RESCALE_REHEARSAL")
 
 
-def _origin(url: str) -> tuple[str, str, int | None] | None:
+def _origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port as urllib3 reads them, which makes the connection: other parsers may differ."""
     try:
-        parts = urlsplit(url)
-        return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme)
-    except ValueError:
-        return None
+        parts = urllib3.util.parse_url(url)
+    except (urllib3.exceptions.HTTPError, ValueError):
+        return "", "", None
+    scheme = parts.scheme or ""
+    return scheme, parts.host or "", parts.port or {"https": 443, "http": 80}.get(scheme)
 
 
 def _is_loopback(url: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return bool(re.fullmatch(r"localhost|127(\.\d{1,3}){3}|::1", urlsplit(url).hostname or ""))
-    return False
+    return bool(re.fullmatch(r"localhost|127(\.\d{1,3}){3}|\[::1\]", _origin(url)[1]))
 
 
 def _platform(rescale_platform: str | None) -> str:
@@ -1738,7 +1771,7 @@ def _platform(rescale_platform: str | None) -> str:
         )
     url = re.sub(r"(/api(/v\d+)?)?/*$", "", text if "://" in text else f"https://{text}")
     origin = _origin(url)
-    if not origin or not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:\d+)?", url):
+    if not origin[1] or not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:\d+)?", url, re.ASCII):
         raise RescaleError(f"rescale_platform = {text!r} is not the address of a platform like https://kr.rescale.com")
     if origin[0] == "http" and not _is_loopback(url):
         raise RescaleError(f"rescale_platform = {text!r} would send the token unencrypted; write https://")
@@ -1976,7 +2009,7 @@ def _printable(text: str) -> str:
 
 def _short(thing: Any, length: int = 300) -> str:
     """Anything as one line of bounded length."""
-    text = " ".join(str(thing).split())
+    text = " ".join(_printable(str(thing)).split())
     return text if len(text) <= length else f"{text[:length]}..."
 
 

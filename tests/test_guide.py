@@ -12,16 +12,15 @@ from pathlib import Path
 import pytest
 
 import rescale_rest_api as rescale
-from test_example import EXAMPLE, TOLERANCE, profile_error
 
 # Section 4 of the guide, with the names it uses; the access is put in by the test.
 SCRIPT = '''
 import rescale_rest_api as rescale
 
-batch_name1 = 'rod1'
-command1 = 'python3 rod.py rod.inp --step 1\\n'
-batch_name2 = 'rod2'
-command2 = 'python3 rod.py rod.inp --step 2\\n'
+batch_name1 = 'static'
+command1 = 'cat static.inp > static.res; echo step 1 done\\n'
+batch_name2 = 'restart'
+command2 = 'cat static.res > restart.res; echo step 2 done\\n'
 code_name = 'user_included'
 version_code = '0'
 license_info = {'LM_LICENSE_FILE': '27000@license-server'}
@@ -117,8 +116,7 @@ def test_the_guides_script_runs_unchanged_and_prints_the_guides_lines(
     sim.timeline = ("Pending", "Queued", "Validated", "Executing")
     monkeypatch.setenv("RESCALE_API_URL", sim.url)
     monkeypatch.setenv("RESCALE_API_KEY", sim.token)
-    for name in ("rod.py", "rod.inp"):
-        Path(name).write_bytes((EXAMPLE / name).read_bytes())
+    Path("static.inp").write_text("*heading\n")
     script = Path("main.py")
     script.write_text(SCRIPT.replace("ACCESS", access_by.format(url=sim.url, token=sim.token)), encoding="utf-8")
 
@@ -132,15 +130,15 @@ def test_the_guides_script_runs_unchanged_and_prints_the_guides_lines(
     assert all(sim.url in line or "my_token" in line or "left out: main.py" in line for line in lines[:first])
     assert without_values("\n".join(lines[first:]) + "\n", clean_surroundings) == without_values(PRINTED, "nowhere")
 
-    for job_name, job_id in (("rod1", names["job_id1"]), ("rod2", names["job_id2"])):
+    for job_name, job_id in (("static", names["job_id1"]), ("restart", names["job_id2"])):
         assert Path(f"{job_name}.job").read_text().strip() == job_id
         assert f"{sim.url}/jobs/{job_id}/" in Path(f"{job_name}.desktop").read_text()
     assert sim.starts == {names["job_id1"]: 1, names["job_id2"]: 1}
-    assert [path.name for path in Path("rod2").iterdir()] == ["rescale.tar.gz"]
-    assert not Path("rod1").exists()
-    with tarfile.open("rod2/rescale.tar.gz") as tar:
-        tar.extract("./temperature.csv", "out")
-    assert profile_error(Path("out/temperature.csv")) < TOLERANCE
+    assert [path.name for path in Path("restart").iterdir()] == ["rescale.tar.gz"]
+    assert not Path("static").exists()
+    with tarfile.open("restart/rescale.tar.gz") as tar:
+        assert sorted(tar.getnames()) == ["./restart.res", "./static.inp", "./static.res"]
+        assert tar.extractfile("./restart.res").read() == b"*heading\n"
 
 
 @pytest.mark.parametrize(

@@ -157,14 +157,19 @@ def test_step_2_without_the_data_of_step_1_ends_the_chain(edit, rehearse):
     assert "will be downloaded" not in result.stdout
 
 
-def test_a_first_job_that_fails_is_the_last_one(edit, rehearse):
-    edit(('"python3 rod.py rod.inp --step 1\\n"', '"echo no licence; exit 3\\n"'))
-    result, state = rehearse()
-    assert result.returncode == 1
-    (job,) = state["jobs"]
-    assert "no licence" in result.stderr
-    assert "exit code 3" in result.stderr
-    assert job["id"] in result.stderr
+def test_a_first_job_that_fails_is_the_last_one_until_a_new_chain_is_started(edit, real, sim):
+    edit(
+        ('"python3 rod.py rod.inp --step 1\\n"', '"echo no licence; exit 3\\n"'),
+        ('"%Y%m%d-%H%M%S"', '"%Y%m%d-%H%M%S-" + str(time.time())'),  # the test does not take a second
+    )
+    for number in (1, 2):
+        status, _, errors = finished(real())
+        assert status == 1
+        assert len(sim.jobs) == number
+        assert list(sim.jobs)[-1] in errors
+        assert "no licence" in errors
+        assert "exit code 3" in errors
+    assert list(sim.starts.values()) == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -250,14 +255,3 @@ def test_ctrl_c_leaves_the_job_running_and_resume_goes_on_with_it(edit, real, si
     assert final_profile() < TOLERANCE
 
     assert finished(real("--resume"))[0] == 2  # it is finished now
-
-
-def test_a_chain_that_is_started_again_is_a_new_one(edit, real, sim):
-    edit(
-        ('"python3 rod.py rod.inp --step 1\\n"', '"exit 3\\n"'),
-        ('"%Y%m%d-%H%M%S"', '"%Y%m%d-%H%M%S-" + str(time.time())'),  # the test does not take a second
-    )
-    for _ in range(2):
-        assert finished(real())[0] == 1
-    assert len(sim.jobs) == 2
-    assert set(sim.starts.values()) == {1}

@@ -431,6 +431,7 @@ def test_both_languages_show_the_same_blocks():
         (rescale.LEVEL, "level {} of gzip", "gzip 레벨 {}"),
         (rescale.CONNECTIONS, "up to {} connections", "최대 {}개의 연결"),
         (rescale.SINGLE >> 20, "more than {} MB", "{} MB가 넘는"),
+        (rescale.BLOCK >> 20, "a file of up to {} MB that holds the key", "키가 들어 있는 {} MB 이하의 파일"),
     ],
 )
 def test_a_number_of_the_text_is_the_one_of_the_code(value, english, korean):
