@@ -117,8 +117,8 @@ class JobFailed(RescaleError):
     def __init__(self, text: str, job_id: str, reason: str, log_lines: Sequence[str] = ()) -> None:
         super().__init__(text)
         self.job_id = job_id
-        self.reason = reason
-        self.log_lines = list(log_lines)
+        self.reason = _printable(reason)
+        self.log_lines = [_printable(line) for line in log_lines]
 
 
 # 1. Token
@@ -1237,7 +1237,8 @@ def _finished_log(rescale_platform: str, my_token: str, files: list[_File]) -> l
         if error.status is None:  # no answer is not the answer that there is no log
             raise
         return []
-    return content.decode("utf-8", "replace").splitlines()
+    lines = content.decode("utf-8", "replace").splitlines()
+    return lines[1:] if first else lines  # half a line may be half a secret
 
 
 # 8. The previous job's result as input

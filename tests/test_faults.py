@@ -18,8 +18,8 @@ import requests
 
 import rescale_rest_api as rescale
 from in_memory import PLATFORM, TOKEN, connect, stopped_clock
-from rescale_simulator import Fault, Record, Simulator
-from two_jobs import INPUT, LINKS, REQUESTS, Watch, assert_right, command
+from rescale_simulator import Fault, Record
+from two_jobs import INPUT, LINKS, REQUESTS, Watch, assert_right, command, submissions, text_job
 
 JOB = ("user_included", "0", {}, "emerald", 1, 1, 1, "xDdRk")
 
@@ -60,26 +60,8 @@ def run_chain(access: tuple[str, str], check: bool = True) -> list[Path]:
     return rescale.job_download(*access, name, job_id)
 
 
-def text_job(sim: Simulator, text: str = "true\n", name: str = "job") -> str:
-    """A job as the web page makes it, without this library's packing."""
-    job = {
-        "name": name,
-        "jobanalyses": [{
-            "analysis": {"code": "user_included", "version": "0"}, "command": text,
-            "hardware": {"coreType": "emerald", "coresPerSlot": 1, "slots": 1, "walltime": 1}, "inputFiles": [],
-        }],
-    }
-    return requests.post(
-        f"{sim.url}/api/v2/jobs/", json=job, headers={"Authorization": f"Token {sim.token}"}, timeout=10
-    ).json()["id"]
-
-
 def steps(values: list[float]) -> list[float]:
     return [after - before for before, after in zip(values, values[1:])]
-
-
-def submissions(sim: Simulator) -> list[Record]:
-    return [record for record in sim.requests if record.path.endswith("/submit/")]
 
 
 @pytest.fixture

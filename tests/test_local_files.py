@@ -8,15 +8,17 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import rescale_rest_api as rescale
 from conftest import SPEED, here, wait_until
 from rescale_simulator import Simulator
-from test_faults import submissions, text_job
-from two_jobs import Watch, assert_right
+from test_kill import copy_scripts, result
+from two_jobs import Watch, assert_right, submissions, text_job
 
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX")
 LINE = "변위 Größe 😀 \x1b[31m end"  # one that few terminals can show
@@ -30,7 +32,7 @@ sys.addaudithook(lambda event, arguments: [hook(event, arguments) for hook in ho
 
 @pytest.fixture
 def disk(monkeypatch):
-    """Returns `fail(name, step, error)`: the step of writing `name` raises; and the list of steps that were made."""
+    """Returns `fail(step, name, error)`, which lets that step of writing the file raise the error."""
     steps, wanted = [], {}
     fsync = os.fsync
 
@@ -55,14 +57,14 @@ def disk(monkeypatch):
     def fail(kind: str, name: str, error: BaseException) -> None:
         wanted[kind, name] = error
 
-    fail.steps = steps
+    fail.steps = steps  # those made so far
     yield fail
     hooks.remove(renamed)
 
 
+FULL, BROKEN = OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")
 FAULTS = [
-    ("fsync", OSError(errno.ENOSPC, "No space left on device")), ("fsync", OSError(errno.EIO, "Input/output error")),
-    ("fsync", KeyboardInterrupt()), ("rename", OSError(errno.EIO, "Input/output error")), ("rename", KeyboardInterrupt()),
+    ("fsync", FULL), ("fsync", BROKEN), ("fsync", KeyboardInterrupt()), ("rename", BROKEN), ("rename", KeyboardInterrupt()),
 ]
 
 
@@ -95,7 +97,8 @@ def test_a_job_whose_id_cannot_be_written_down_is_not_started(sim, access, disk,
         rescale.job_submit(*access, "job", job_id)
 
     if isinstance(error, OSError):
-        assert re.search(rf"job\.job cannot be written; job {job_id} was not submitted.*{error.strerror}", str(raised.value))
+        told = rf"job\.job cannot be written; job {job_id} was not submitted.*{error.strerror}"
+        assert re.search(told, str(raised.value))
     assert submissions(sim) == []
     assert (Path("job.job").read_bytes() if older else here()) == (older or [])
     assert not list(Path().glob(".*.part"))
@@ -103,7 +106,7 @@ def test_a_job_whose_id_cannot_be_written_down_is_not_started(sim, access, disk,
 
 @needs_posix
 @pytest.mark.parametrize(("step", "error"), FAULTS)
-def test_a_link_that_cannot_be_written_leaves_the_older_one_and_the_job_is_started_once(sim, access, disk, step, error):
+def test_a_link_that_cannot_be_written_leaves_the_older_one_and_one_job(sim, access, disk, step, error):
     job_id = text_job(sim, "sleep 60")
     sim.resubmit = "again"
     Path("job.desktop").write_bytes(b"older")
@@ -131,7 +134,8 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name_and_the_name_before_anyth
     steps = [step for step in disk.steps if step[1] not in ("statuses", "state.json")]
     assert steps == [
         ("fsync", "rescale.tar.gz"), ("rename", "rescale.tar.gz"), ("fsync", "the folder"),
-        ("fsync", "job.job"), ("rename", "job.job"), ("fsync", "the folder"), ("request", "submit"), ("request", "submit"),
+        ("fsync", "job.job"), ("rename", "job.job"), ("fsync", "the folder"),
+        ("request", "submit"), ("request", "submit"),
         ("fsync", "job.desktop"), ("rename", "job.desktop"), ("fsync", "the folder"),
     ]
 
@@ -222,7 +226,7 @@ token = 'Token ' + token
 MONITOR = f"{PRELUDE}rescale.job_monitor(url, token, job_id)\nopen('ended', 'w').close()\n"
 
 
-def child(sim: Simulator, job_id: str, script: str, **options: object) -> subprocess.Popen:
+def child(sim: Simulator, job_id: str, script: str, **options: Any) -> subprocess.Popen:
     environment = {
         **os.environ, "PYTHONPATH": str(Path(rescale.__file__).parent), "PYTHONDONTWRITEBYTECODE": "1",
         **options.pop("variables", {}),
@@ -278,7 +282,7 @@ def test_a_download_onto_a_full_disk_goes_on_when_there_is_room(sim, access, end
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp949", "latin-1", "cp437:strict", "utf-8"])
 def test_a_line_that_the_terminal_cannot_show_is_shown_as_far_as_it_can(sim, access, encoding):
-    job_id = text_job(sim, f"cat << 'END'\nfirst\n{LINE}\nEND\nuntil [ -e \"$HOME/go\" ]; do sleep 0.01; done")
+    job_id = text_job(sim, f"cat << 'END'\nfirst\n{LINE}\nEND\n{wait_for('go')}")
     rescale.job_submit(*access, "job", job_id)
     # Only the second look: the first may come before the line.
     looks = []
@@ -291,13 +295,15 @@ def test_a_line_that_the_terminal_cannot_show_is_shown_as_far_as_it_can(sim, acc
 
     assert (process.returncode, err) == (0, b"")
     shown = LINE.replace("\x1b", "\ufffd").encode(encoding.partition(":")[0], "replace")
-    [line] = [line for line in out.splitlines() if line.endswith(b"[31m end") and b"<<" not in line]
-    assert line.endswith(shown)
+    lines = [line for line in out.splitlines() if line.endswith(b"[31m end")]  # the log shows the command, too
+    assert lines
+    assert all(line.endswith(shown) for line in lines)
     assert f"Job {job_id} : Completed".encode() in out
 
 
 def test_an_error_that_the_terminal_cannot_show_is_shown_as_far_as_it_can(sim, access):
-    script = f"{PRELUDE}rescale.job_setup(url, token, 'job', 'true', '없는 코드', '0', {{}}, 'emerald', 1, 1, 1, None, [])"
+    settings = "'true', '없는 코드', '0', {}, 'emerald', 1, 1, 1, None, []"
+    script = f"{PRELUDE}rescale.job_setup(url, token, 'job', {settings})"
 
     with child(sim, "-", script, stderr=subprocess.PIPE, variables={"PYTHONIOENCODING": "ascii"}) as process:
         _, err = process.communicate(timeout=30)
@@ -306,9 +312,15 @@ def test_an_error_that_the_terminal_cannot_show_is_shown_as_far_as_it_can(sim, a
     assert b"There is no analysis" in err
 
 
-def run_without_screen(sim: Simulator, lose, script: str = MONITOR, text: str = "echo plain", **options) -> subprocess.Popen:
+def wait_for(name: str) -> str:
+    return f'until [ -e "$HOME/{name}" ]; do sleep 0.01; done'
+
+
+def run_without_screen(
+    sim: Simulator, lose: Callable[[], object], script: str = MONITOR, text: str = "echo plain", **options: Any
+) -> subprocess.Popen:
     """A monitor whose stdout is lost while the job runs, which then writes `text` and ends."""
-    job_id = text_job(sim, f'until [ -e "$HOME/go" ]; do sleep 0.01; done\n{text}\nuntil [ -e "$HOME/end" ]; do sleep 0.01; done')
+    job_id = text_job(sim, f"{wait_for('go')}\n{text}\n{wait_for('end')}")
     rescale.job_submit(sim.url, f"Token {sim.token}", "job", job_id)
     folder, looks = sim.jobs[job_id].folder, []
 
@@ -339,7 +351,8 @@ def test_a_monitor_goes_on_when_nobody_reads_its_output_any_more(sim, access, te
     read, write = os.pipe()
     with os.fdopen(write, "wb") as stdout:
         process = run_without_screen(
-            sim, lambda: os.close(read), text=text, stdout=stdout, stderr=subprocess.PIPE, variables={"PYTHONIOENCODING": encoding}
+            sim, lambda: os.close(read), text=text, stdout=stdout, stderr=subprocess.PIPE,
+            variables={"PYTHONIOENCODING": encoding},
         )
     with process.stderr:
         err = process.stderr.read().decode()
@@ -381,8 +394,6 @@ def test_a_monitor_goes_on_without_a_stdout(sim, access, statement):
 @needs_posix
 @pytest.mark.parametrize("screen", ["pipe", "full", "closed"])
 def test_a_whole_chain_ends_right_without_a_screen(sim, clean_surroundings, monkeypatch, screen):
-    from test_kill import copy_scripts, result
-
     monkeypatch.setenv("RESCALE_API_URL", sim.url)
     monkeypatch.setenv("RESCALE_API_KEY", sim.token)
     copy_scripts(clean_surroundings)
@@ -391,7 +402,8 @@ def test_a_whole_chain_ends_right_without_a_screen(sim, clean_surroundings, monk
     if screen == "full" and not Path("/dev/full").exists():
         pytest.skip("no /dev/full there")
 
-    subprocess.run(f'"{sys.executable}" main.py {shell}', shell=True, stdout=subprocess.DEVNULL, timeout=60, check=False)
+    line = f'"{sys.executable}" main.py {shell}'
+    subprocess.run(line, shell=True, stdout=subprocess.DEVNULL, timeout=60, check=False)
     wait_until(lambda: list(Path().glob("*@second@*/rescale.tar.gz")), 20)
 
     assert_right(sim, result())

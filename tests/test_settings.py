@@ -136,3 +136,13 @@ def test_an_input_folder_that_does_not_exist_is_told_before_anything_is_uploaded
     with pytest.raises(rescale.RescaleError, match="nowhere"):
         rescale.check_settings(*access, **GOOD, input_path="nowhere")
     assert {record.method for record in sim.requests} <= {"GET"}
+
+
+def test_a_rehearsal_takes_settings_that_it_does_not_know_and_says_so(sim, fast, monkeypatch, capsys):
+    monkeypatch.setenv("RESCALE_REHEARSAL", sim.url)
+    sim.any_settings = True
+    mine = {**GOOD, "version_code": "2099", "coretype_code": "sapphire", "walltime": 500, "projectid": "mine"}
+    rescale.check_settings(sim.url, sim.token, **mine)
+    assert capsys.readouterr().out.count("unknown to this rehearsal") == 4
+    job_id = rescale.job_setup(sim.url, sim.token, "name", "true", *mine.values(), [])
+    assert sim.jobs[job_id].data["jobanalyses"][0]["hardware"]["coreType"] == "sapphire"

@@ -343,6 +343,30 @@ def test_scratch_scripts_log_and_the_input_archive_are_not_packed(folder):
     assert folder.names() == LEFT_AFTER_SUCCESS
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "echo 1 > a; rm -f rescale.tar.gz; tar -czf rescale.tar.gz a; rm a\n",  # as Rescale Korea's older scripts end
+        "echo 1 > a; tar -czf /tmp/$$.tgz a; rm -f *; mv /tmp/$$.tgz rescale.tar.gz\n",
+        "echo 1 > a; tar -czf new.tgz a; cat new.tgz > rescale.tar.gz; rm new.tgz\n",
+    ],
+)
+def test_a_command_that_packs_its_own_archive_is_left_to_it(command, folder):
+    for name in ("rescale.tar.gz", "kept"):
+        (folder.path / name).write_bytes(b"input")
+    assert folder.run(command) == 0
+    assert folder.packed() == {"a": b"1\n"}
+
+
+@pytest.mark.parametrize("command", ["rm rescale.tar.gz", "cp -p rescale.tar.gz b.tar.gz", "touch rescale.tar.gz"])
+def test_a_command_that_only_handles_its_input_archive_is_packed(command, folder):
+    with tarfile.open(folder.path / "rescale.tar.gz", "w:gz") as tar:
+        tar.add(__file__, "input")
+    assert folder.run(f"echo 1 > a; {command}; rm -f b.tar.gz\n") == 0
+    assert folder.packed() == {"a": b"1\n"}
+    assert folder.names() == LEFT_AFTER_SUCCESS
+
+
 def test_a_command_without_output_in_an_empty_folder_leaves_an_empty_archive(folder):
     assert folder.run("true") == 0
     assert folder.packed() == {}

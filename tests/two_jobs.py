@@ -7,6 +7,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from rescale_simulator import Fault, Record, Simulator
 
 LINKS = (("first", "one"), ("second", "two"))
@@ -102,3 +104,21 @@ def assert_right(sim: Simulator, archive: Path) -> None:
     assert all(any(link in name for name in started) for link, _ in LINKS)
     assert set(sim.starts.values()) == {1}
     assert list(Path().rglob("*.part*")) == []
+
+
+def text_job(sim: Simulator, text: str = "true\n", name: str = "job") -> str:
+    """A job as the web page makes it, without this library's packing."""
+    job = {
+        "name": name,
+        "jobanalyses": [{
+            "analysis": {"code": "user_included", "version": "0"}, "command": text,
+            "hardware": {"coreType": "emerald", "coresPerSlot": 1, "slots": 1, "walltime": 1}, "inputFiles": [],
+        }],
+    }
+    return requests.post(
+        f"{sim.url}/api/v2/jobs/", json=job, headers={"Authorization": f"Token {sim.token}"}, timeout=10
+    ).json()["id"]
+
+
+def submissions(sim: Simulator) -> list[Record]:
+    return [record for record in sim.requests if record.path.endswith("/submit/")]
