@@ -195,8 +195,9 @@ def create_tar_gz(input_path: str | os.PathLike[str] | None = None, output_filen
     `Successfully created rescale.tar.gz in <folder>`. Raises RescaleError for an unknown or empty folder and for a
     file that cannot be read whole; an older archive of that name is then left as it was.
     """
-    folder = Path.cwd() if input_path is None else Path(input_path)
-    output = Path(output_filename).absolute()
+    with _file_errors("the current folder cannot be used"):
+        folder = Path.cwd() if input_path is None else Path(input_path)
+        output = Path(output_filename).absolute()
     files, left_out = _inputs(folder, output)
     if left_out:
         _say(f"- left out: {', '.join(left_out)}")
@@ -351,7 +352,8 @@ def upload_local_files(
     does not exist. Source: POST /api/v2/files/contents/ (rescale-api.md §2).
     """
     uploads = []
-    paths = _local_files(input_file)
+    with _file_errors("the current folder cannot be used"):
+        paths = _local_files(input_file)
     for path in paths:
         uploads.append({"id": _upload(rescale_platform, my_token, path), "decompress": decompress})
         _say(f"- {path.name} uploaded")
@@ -378,30 +380,29 @@ def _local_files(input_file: str | os.PathLike[str] | Sequence[str | os.PathLike
 
 def _upload(rescale_platform: str, my_token: str, path: Path) -> str:
     """Upload one file and return its id; what the platform says that it got must be what was sent."""
-    with contextlib.ExitStack() as stack:
+    # Open throughout: what is sent again after a fault is the same file, whatever has its name by then.
+    with _file_errors(f"{path} could not be uploaded"), path.open("rb") as file:
+
+        def size() -> int:
+            return os.fstat(file.fileno()).st_size
 
         def fresh() -> dict[str, Any]:  # an encoder is single-use: sent twice it hangs
-            stack.close()
-            file = stack.enter_context(path.open("rb"))
-            size = os.fstat(file.fileno()).st_size
-            progress = stack.enter_context(_Progress(f"uploading {path.name}", size))
-            content = _FixedLength(file, size, progress)
+            file.seek(0)
+            content = _FixedLength(file, size(), _Progress(f"uploading {path.name}", size()))
             encoder = MultipartEncoder({"file": (path.name, content, "application/octet-stream")})
             return {"data": encoder, "headers": {"Content-Type": encoder.content_type}}
 
         def stored(response: requests.Response) -> str:
             reply = _object(_json(response), "the answer to the upload")
-            size = reply.get("decryptedSize")
-            if isinstance(size, int) and size != path.stat().st_size:
-                raise _Fault(f"{size} of {path.stat().st_size} bytes of {path.name} arrived")
+            if isinstance(reply.get("decryptedSize"), int) and reply["decryptedSize"] != size():
+                raise _Fault(f"{reply['decryptedSize']} of {size()} bytes of {path.name} arrived")
             return _identifier(reply, "the answer to the upload")
 
-        with _file_errors(f"{path} could not be uploaded"):
-            identifier: str = _request(
-                rescale_platform, my_token, "POST", "files/contents/",
-                fresh=fresh, read=stored, read_timeout=UPLOAD_TIMEOUT,
-            )
-            return identifier
+        identifier: str = _request(
+            rescale_platform, my_token, "POST", "files/contents/",
+            fresh=fresh, read=stored, read_timeout=UPLOAD_TIMEOUT,
+        )
+        return identifier
 
 
 class _FixedLength:
@@ -605,8 +606,11 @@ def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str)
     page = _result_page(rescale_platform, job_id)
     link, text = (f"{job_name}.url", f"[InternetShortcut]\nURL={page}\n") if WINDOWS else (
         f"{job_name}.desktop", f"[Desktop Entry]\nType=Link\nName={job_name}\nURL={page}\n")
-    with _file_errors(f"{link} cannot be written; job {job_id} runs: {page}"), _whole_file(Path(link)) as file:
-        file.write(text.encode())
+    try:
+        with _file_errors(f"{link} cannot be written; the result page is {page}"), _whole_file(Path(link)) as file:
+            file.write(text.encode())
+    except RescaleError as error:  # only a convenience: the job runs
+        _say(f"- {error}")
 
 
 def _start(rescale_platform: str, my_token: str, job_id: str) -> None:
@@ -890,7 +894,8 @@ def job_download(rescale_platform: str, my_token: str, job_name: str, job_id: st
         raise RescaleError(f"job {job_id} has no output files: {_result_page(rescale_platform, job_id)}")
     unfinished = [file.name for file in files if not file.uploaded]
     files = [file for file in files if file.uploaded]
-    folder = Path(job_name).absolute()
+    with _file_errors("the current folder cannot be used"):
+        folder = Path(job_name).absolute()
     targets = _targets(folder, files)
     _say(f"Total {len(files)} files will be downloaded")
     with _file_errors(f"job {job_id} could not be downloaded; what has arrived is kept and not fetched again"):
@@ -1661,6 +1666,7 @@ def _session(process: int) -> requests.Session:
     session.mount("https://", _Adapter())
     session.mount("http://", _Adapter())
     session.headers["User-Agent"] = "rescale_rest_api"
+    session.headers["Cache-Control"] = "no-cache"  # a proxy's old answer could hide that a job was started
     session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     return session
 
@@ -1876,17 +1882,16 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
             file.close()
         part.replace(path)
     except BaseException:
-        file.close()
+        with contextlib.suppress(OSError):  # what is still buffered finds no room either
+            file.close()
         part.unlink(missing_ok=True)
         raise
-    finally:
-        file.close()
-    if not WINDOWS:  # the new name, too, must survive a power cut
+    file.close()
+    if not WINDOWS:  # the new name, too, must survive a power cut, where the file system can promise that
         folder = os.open(path.absolute().parent, os.O_RDONLY)
-        try:
+        with contextlib.suppress(OSError):
             os.fsync(folder)
-        finally:
-            os.close(folder)
+        os.close(folder)
 
 
 _claims: dict[Path, BinaryIO] = {}  # the .job files that this process works on, kept open and locked
@@ -1960,7 +1965,7 @@ class _Progress:
         now = time.monotonic()
         if now - self.began < PROGRESS_DELAY or done >= self.total:
             return
-        terminal = sys.stdout is not None and sys.stdout.isatty()
+        terminal = sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty()
         tenth, quiet = 10 * done // self.total, now - self.shown_at
         if quiet < (0.2 if terminal else 2 if tenth > self.tenth else 30):
             return
@@ -1984,7 +1989,7 @@ def _redraw(text: str) -> None:
         width = shutil.get_terminal_size().columns - 1
         text, before = text[:width], _drawn
         _drawn = text
-        with contextlib.suppress(OSError, UnicodeError):
+        with contextlib.suppress(OSError, ValueError):
             print(f"\r{text:<{len(before)}}", end="" if text else "\r", flush=True)
 
 
@@ -1992,13 +1997,12 @@ def _say(text: str) -> None:
     """Print one line at once. What cannot be printed must not end a chain."""
     text = _printable(text)
     _redraw("")
-    try:
-        print(text, flush=True)
-    except UnicodeEncodeError:
-        encoding = sys.stdout.encoding or "ascii"
-        print(text.encode(encoding, "replace").decode(encoding), flush=True)
-    except OSError:  # a terminal that is gone, a full disk under nohup.out
-        pass
+    with contextlib.suppress(OSError, ValueError):  # a terminal that is gone, a full disk under nohup.out
+        try:
+            print(text, flush=True)
+        except UnicodeEncodeError:
+            encoding = sys.stdout.encoding or "ascii"
+            print(text.encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def _printable(text: str) -> str:

@@ -405,6 +405,25 @@ def test_a_chain_whose_job_ended_while_the_machine_was_off_is_gone_on_with(sim, 
     go_on(sim)
 
 
+def test_a_chain_whose_key_was_changed_is_gone_on_with_under_the_new_one(sim, chain, monkeypatch):
+    watch = Watch(sim)
+
+    def change(record: Record, when: str) -> None:
+        watch.on_request(record, when)
+        if watch.names[-1].startswith("second: GET jobs/ID/runs/1/tail/"):
+            sim.token = "0123456789abcdef0123456789abcdef01234567"
+
+    sim.on_request = change
+    status, _, err = run()
+    assert status == 1
+    assert "401" in err
+    assert sim.token not in err
+    sim.on_request = watch.on_request
+
+    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
+    go_on(sim)
+
+
 # Ctrl-C
 
 

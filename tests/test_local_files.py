@@ -16,7 +16,7 @@ import pytest
 
 import rescale_rest_api as rescale
 from conftest import SPEED, here, wait_until
-from rescale_simulator import Simulator
+from rescale_simulator import Fault, Record, Simulator
 from test_kill import copy_scripts, result
 from two_jobs import Watch, assert_right, submissions, text_job
 
@@ -64,7 +64,8 @@ def disk(monkeypatch):
 
 FULL, BROKEN = OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")
 FAULTS = [
-    ("fsync", FULL), ("fsync", BROKEN), ("fsync", KeyboardInterrupt()), ("rename", BROKEN), ("rename", KeyboardInterrupt()),
+    ("fsync", FULL), ("fsync", BROKEN), ("fsync", KeyboardInterrupt()),
+    ("rename", BROKEN), ("rename", KeyboardInterrupt()),
 ]
 
 
@@ -211,6 +212,24 @@ def test_a_working_folder_that_is_gone_is_told(sim, access, clean_surroundings):
 
     os.chdir(clean_surroundings)
     assert dict(sim.starts) == {job_id: 1}
+
+
+@needs_posix
+@pytest.mark.parametrize("fault", ["reset_before", "503", "reset_after"])
+def test_an_upload_that_is_repeated_sends_what_it_began_with(sim, access, fault):
+    """Another chain in the same folder writes its archive under the same name meanwhile."""
+    Path("rescale.tar.gz").write_bytes(b"ours" * 1000)
+    Path("theirs").write_bytes(b"not ours" * 500)
+    sim.faults.append(Fault(fault))
+
+    def replace(record: Record, when: str) -> None:
+        if when == "before" and Path("theirs").exists():
+            Path("theirs").replace("rescale.tar.gz")
+
+    sim.on_request = replace
+    with contextlib.suppress(rescale.RescaleError):  # it may also refuse
+        [entry] = rescale.upload_local_files(*access)
+        assert sim.files[entry["id"]].path.read_bytes() == b"ours" * 1000
 
 
 # Other processes, for what can be done to one only as a whole
@@ -403,7 +422,8 @@ def test_a_whole_chain_ends_right_without_a_screen(sim, clean_surroundings, monk
         pytest.skip("no /dev/full there")
 
     line = f'"{sys.executable}" main.py {shell}'
-    subprocess.run(line, shell=True, stdout=subprocess.DEVNULL, timeout=60, check=False)
+    done = subprocess.run(line, shell=True, stdout=subprocess.DEVNULL, timeout=60, check=False)
     wait_until(lambda: list(Path().glob("*@second@*/rescale.tar.gz")), 20)
 
     assert_right(sim, result())
+    assert done.returncode == 0  # what a script that waits for it goes by

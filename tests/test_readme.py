@@ -347,13 +347,16 @@ def test_a_failed_job_only_is_repeated_as_it_is_written(project, shell):
     assert len(list(Path().glob("*@rod2@*/rescale.tar.gz"))) == 1
 
 
-def test_a_stand_in_is_called_in_the_place_of_a_solver(project, shell):
+def test_a_stand_in_is_called_in_the_place_of_a_solver_with_any_settings(project, shell):
     main = Path("main.py").read_text(encoding="utf-8")
     main = re.sub(r'"python3 rod.py [^"]*"', '"abaqus job=static\\\\n"', main)
+    main = main.replace('"user_included"  #', '"a_tile_of_its_own"  #')
     Path("main.py").write_text(main, encoding="utf-8")
     Path("fake_abaqus.sh").write_text(next(one for one in blocks(ENGLISH, "sh") if one.startswith("#!")))
     status, output = shell(next(block for block in rehearsals() if "--stand-in" in block))
     assert status == 0, output
+    (told,) = set(re.findall(r"`(unknown to this rehearsal[^`]*)`", README))
+    assert f"{told}: code_name = 'a_tile_of_its_own'" in " ".join(output.split())
     status, listed = shell("tar -tzf *@rod2@*/rescale.tar.gz")
     assert "./result.odb" in listed.splitlines()
 

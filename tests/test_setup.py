@@ -347,7 +347,7 @@ def test_scratch_scripts_log_and_the_input_archive_are_not_packed(folder):
     "command",
     [
         "echo 1 > a; rm -f rescale.tar.gz; tar -czf rescale.tar.gz a; rm a\n",  # as Rescale Korea's older scripts end
-        "echo 1 > a; tar -czf /tmp/$$.tgz a; rm -f *; mv /tmp/$$.tgz rescale.tar.gz\n",
+        "echo 1 > a; tar -czf ../new.tgz a; rm -f *; mv ../new.tgz rescale.tar.gz\n",
         "echo 1 > a; tar -czf new.tgz a; cat new.tgz > rescale.tar.gz; rm new.tgz\n",
     ],
 )
