@@ -46,7 +46,6 @@ from urllib.parse import parse_qsl, quote, urljoin, urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests_toolbelt.multipart.encoder import MultipartEncoder  # type: ignore[import-untyped]
 
 try:
     import fcntl
@@ -380,6 +379,8 @@ def _local_files(input_file: str | os.PathLike[str] | Sequence[str | os.PathLike
 
 def _upload(rescale_platform: str, my_token: str, path: Path) -> str:
     """Upload one file and return its id; what the platform says that it got must be what was sent."""
+    from requests_toolbelt.multipart.encoder import MultipartEncoder  # type: ignore[import-untyped]  # only used here
+
     # Open throughout: what is sent again after a fault is the same file, whatever has its name by then.
     with _file_errors(f"{path} could not be uploaded"), path.open("rb") as file:
 

@@ -56,7 +56,6 @@ LATENCY = 0.05  # seconds per request, a platform on another continent
 SMALL = 10_000  # bytes of a small file
 ONE_BY_ONE = 20  # the reference fetches only each 20th of the small files; all of them would take a minute
 PHASES = (0.1, 0.45, 0.8)  # how far into a polling step the jobs of the chain end
-PACKERS = ("bash", "find", "gzip", "mv", "rm", "tar")  # what a job needs to pack without pigz
 
 
 class Size(NamedTuple):
@@ -80,7 +79,7 @@ class Figure(NamedTuple):
     """What one run took and gave."""
 
     seconds: float
-    memory: float  # MB at most
+    memory: float  # MB at most; nan where that cannot be told
     result: Any
 
 
@@ -110,31 +109,30 @@ def measured(function: Callable[..., Any], arguments: tuple) -> Figure:
     with contextlib.redirect_stdout(io.StringIO()):
         began = time.perf_counter()
         result = function(*arguments)
-        return Figure(time.perf_counter() - began, peak_memory(), result)
+        took = time.perf_counter() - began
+    status = Path("/proc/self/status")  # of Linux; its ru_maxrss would be the parent's
+    peak = re.search(r"VmHWM:\s+(\d+)", status.read_text() if status.exists() else "")
+    return Figure(took, int(peak[1]) / 1024 if peak else math.nan, result)
 
 
-def peak_memory() -> float:
-    """MB that this process has had in memory at most; Linux passes ru_maxrss on from the parent, but not VmHWM."""
-    with contextlib.suppress(OSError):
-        return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-    import resource  # which Windows does not have
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MB  # bytes on macOS
-
-
-def in_turns(runs: int, *tasks: tuple) -> list[list[Figure]]:
-    """Run each (function, *arguments) several times, one after the other in changing order; () is left out."""
+def in_turns(runs: int, *tasks: tuple | None) -> list[list[Figure]]:
+    """Run each (function, *arguments) several times, one after the other in changing order; no figures for None."""
     figures: list[list[Figure]] = [[] for _ in tasks]
     for number in range(runs):
-        for index in range(len(tasks))[:: -1 if number % 2 else 1]:
-            if tasks[index]:
-                figures[index].append(run(*tasks[index]))
+        for task, done in list(zip(tasks, figures))[:: -1 if number % 2 else 1]:
+            if task:
+                done.append(run(*task))
     return figures
 
 
-def median(figures: list[Figure], field: str = "seconds") -> float:
-    """The middle one of the times, or of another field."""
-    return statistics.median(getattr(figure, field) for figure in figures)
+def with_program(name: str, *task: Any) -> tuple | None:
+    """A task for in_turns, if that program is installed."""
+    return task if shutil.which(name) else None
+
+
+def median(figures: list[Figure]) -> float:
+    """The middle one of the times."""
+    return statistics.median(figure.seconds for figure in figures)
 
 
 def seconds(value: float) -> str:
@@ -146,18 +144,17 @@ def beside(
     what: str, ours: list[Figure], reference: list[Figure], name: str, limit: float | None = None, factor: float = 1
 ) -> Row:
     """A row of two times, the reference's multiplied by `factor`; the limit is one of the ratio."""
-    text = f"<= {limit:.3g}" if limit else ""
     if not ours or not reference:
-        return Row(what, seconds(median(ours)) if ours else "not here", f"{name}, not here" * (not reference), "", text)
+        return Row(what, seconds(median(ours)) if ours else "-", f"{'curl' if name == 'curl' else 'pigz'} is not here")
     ratio = statistics.median(a.seconds / (b.seconds * factor) for a, b in zip(ours, reference))
-    return Row(what, seconds(median(ours)), f"{seconds(median(reference) * factor)} {name}", f"{ratio:.2f}", text,
-               ratio <= limit if limit else None)
+    return Row(what, seconds(median(ours)), f"{seconds(median(reference) * factor)} {name}", f"{ratio:.2f}",
+               f"<= {limit:.3g}" if limit else "", ratio <= limit if limit else None)
 
 
 def memory(figures: list[Figure], limit: float) -> Row:
     """A row of the most memory of all runs."""
     most = max(figure.memory for figure in figures)
-    return Row("    memory", f"{most:.0f} MB", "", "", f"< {limit} MB", most < limit)
+    return Row("    memory", f"{most:.0f} MB", "", "", f"< {limit} MB", None if math.isnan(most) else most < limit)
 
 
 def print_table(rows: list[Row]) -> None:
@@ -208,10 +205,7 @@ class Platform(http.server.BaseHTTPRequestHandler):
         size = self.content.stat().st_size
         asked = re.findall(r"\d+", self.headers.get("Range", ""))
         first, last = map(int, asked or (0, size - 1))
-        self.send_response(206 if asked else 200)
-        self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
-        self.send_header("Content-Length", str(last + 1 - first))
-        self.end_headers()
+        self.send_head(206 if asked else 200, last + 1 - first, f"bytes {first}-{last}/{size}")
         step, began = self.rate // 40 or size, time.monotonic()
         with self.content.open("rb") as file:
             for start in range(first, last + 1, step):
@@ -229,11 +223,15 @@ class Platform(http.server.BaseHTTPRequestHandler):
     def send_json(self, thing: Any) -> None:
         """Answer with an object."""
         body = json.dumps(thing).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
+        self.send_head(200, len(body))
         self.wfile.write(body)
+
+    def send_head(self, status: int, length: int, content_range: str = "") -> None:
+        """Send what comes before a body."""
+        self.send_response(status)
+        self.send_header("Content-Length", str(length))
+        self.send_header("Content-Range", content_range)
+        self.end_headers()
 
     def log_request(self, *_: Any) -> None:
         """Say nothing."""
@@ -241,9 +239,7 @@ class Platform(http.server.BaseHTTPRequestHandler):
 
 def serve(started: Any, settings: dict[str, Any]) -> None:
     """Be the platform, until this process is killed."""
-    for name, value in settings.items():
-        setattr(Platform, name, value)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Platform)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Settled", (Platform,), settings))
     started.send(server.server_address[1])
     server.serve_forever()
 
@@ -251,14 +247,10 @@ def serve(started: Any, settings: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def serving(content: Path, names: list[str], latency: float = 0, rate: int = 0) -> Iterator[tuple[str, Any]]:
     """A platform in a process of its own, whose job has output files of these names; its address and its `gets`."""
-    with content.open("rb") as file:
-        digest = hashlib.sha512()
-        for block in iter(lambda: file.read(MB), b""):
-            digest.update(block)
+    size, digest = content.stat().st_size, hashlib.sha512(content.read_bytes()).hexdigest()
     entries = [
-        {"id": f"f{number}", "name": name, "relativePath": name, "typeId": 5, "decryptedSize": content.stat().st_size,
-         "isUploaded": True, "fileChecksums": [{"hashFunction": "sha512", "fileHash": digest.hexdigest()}]}
-        for number, name in enumerate(names)
+        {"id": f"f{number}", "name": name, "relativePath": name, "decryptedSize": size, "isUploaded": True,
+         "fileChecksums": [{"hashFunction": "sha512", "fileHash": digest}]} for number, name in enumerate(names)
     ]
     gets, (here, there) = SPAWN.Value("i", 0), SPAWN.Pipe()
     settings = {"content": content, "entries": entries, "latency": latency, "rate": rate, "gets": gets}
@@ -276,7 +268,7 @@ def serving(content: Path, names: list[str], latency: float = 0, rate: int = 0) 
 
 @functools.lru_cache
 def sample() -> tuple[bytes, bytes]:
-    """A few MB of a mesh deck, nodes and elements, and of a binary field: no compressor looks back farther."""
+    """A few MB of a mesh deck, nodes and elements, and of a binary field; no compressor looks back farther."""
     dice = random.Random(1)
     nodes = "".join(f"{n:8d},{dice.random():20.12e},{dice.random():20.12e},{n / 9999:20.12e}\n" for n in range(30_000))
     elements = "".join(
@@ -331,15 +323,15 @@ def archive_rows(folder: Path, size: Size) -> Iterator[Row]:
     inputs, part = make_inputs(folder / "inputs", size.inputs), make_inputs(folder / "part", size.inputs, size.part)
     archive, other = folder / rescale.ARCHIVE, folder / "other.tar.gz"
     total = sum(path.stat().st_size for path in inputs.iterdir()) / 1e6
-    ours, pigz = in_turns(size.runs, (pack, inputs, archive),
-                          (pack_with_pigz, inputs, other) if shutil.which("pigz") else ())
-    yield beside(f"1 create_tar_gz, {total:.0f} MB, level {rescale.LEVEL}", ours, pigz, f"tar | pigz -{rescale.LEVEL}", 1.1)
+    ours, pigz = in_turns(size.runs, (pack, inputs, archive), with_program("pigz", pack_with_pigz, inputs, other))
+    level = rescale.LEVEL
+    yield beside(f"1 create_tar_gz, {total:.0f} MB, level {level}", ours, pigz, f"tar | pigz -{level}", 1.1)
     yield memory(ours, 100)
     ours, slow = in_turns(size.runs, (pack, part, archive), (pack_with_tarfile, part, other))
     yield beside(f"    {total / size.part:.0f} MB of it", ours, slow, "tarfile, level 9", 1 / 7)
-    ratio = ours[0].result / slow[0].result
-    yield Row("    size of that archive", f"{ours[0].result / MB:.2f} MB", f"{slow[0].result / MB:.2f} MB tarfile, level 9",
-              f"{ratio:.2f}", "<= 1.1", ratio <= 1.1)
+    small, smallest = ours[0].result / MB, slow[0].result / MB
+    yield Row("    size of that archive", f"{small:.2f} MB", f"{smallest:.2f} MB tarfile, level 9",
+              f"{small / smallest:.2f}", "<= 1.1", small / smallest <= 1.1)
     checks = [check for check in ("gzip -t", "tar -tzf", "pigz -t") if shutil.which(check.split()[0])]
     for check in checks:
         command(*check.split(), archive)
@@ -351,17 +343,12 @@ def archive_rows(folder: Path, size: Size) -> Iterator[Row]:
     for line, rate in LINES.items():
         times = {level: size.part * (median(figures) + figures[0].result / rate) for level, figures in levels.items()}
         mine = times.pop(rescale.LEVEL)
-        yield Row(f"    until it is uploaded, {line}", f"{seconds(mine)}, level {rescale.LEVEL}",
+        yield Row(f"    until it is uploaded, {line}", seconds(mine),
                   ", ".join(f"{seconds(value)} level {level}" for level, value in times.items()),
                   f"{mine / min(times.values()):.2f}")
 
 
 # 2. Upload
-
-
-def upload(url: str, path: Path) -> None:
-    """What the library does."""
-    rescale.upload_local_files(url, TOKEN, path)
 
 
 def upload_with_toolbelt(url: str, path: Path) -> None:
@@ -375,12 +362,12 @@ def upload_with_toolbelt(url: str, path: Path) -> None:
 def upload_rows(large: Path, size: Size) -> Iterator[Row]:
     """Row 2: upload_local_files."""
     with serving(large, []) as (url, _):
-        curl = (command, "curl", "-sf", "-F", f"file=@{large}", f"{url}/api/v2/files/contents/")
-        ours, toolbelt, fastest = in_turns(
-            size.runs, (upload, url, large), (upload_with_toolbelt, url, large), curl if shutil.which("curl") else ()
+        ours, toolbelt, curl = in_turns(
+            size.runs, (rescale.upload_local_files, url, TOKEN, large), (upload_with_toolbelt, url, large),
+            with_program("curl", command, "curl", "-sf", "-F", f"file=@{large}", f"{url}/api/v2/files/contents/"),
         )
     yield beside(f"2 upload_local_files, {size.large} MB", ours, toolbelt, "toolbelt, default reads", 1 / 2)
-    yield beside("    beside the fastest", ours, fastest, "curl")
+    yield beside("    beside the fastest", ours, curl, "curl")
     yield memory(ours, 60)
 
 
@@ -400,8 +387,9 @@ def download_plainly(url: str, folder: Path, numbers: range = range(1)) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as here, requests.Session() as session:
         for number in numbers:
             digest, path = hashlib.sha512(), Path(here) / str(number)
-            with session.get(f"{url}/api/v2/files/f{number}/contents/", stream=True) as response, path.open("wb") as file:
-                for block in response.iter_content(MB):
+            answer = session.get(f"{url}/api/v2/files/f{number}/contents/", stream=True)
+            with answer, path.open("wb") as file:
+                for block in answer.iter_content(MB):
                     file.write(block)
                     digest.update(block)
             size_on_disk(path)
@@ -409,17 +397,15 @@ def download_plainly(url: str, folder: Path, numbers: range = range(1)) -> None:
 
 def download_rows(folder: Path, large: Path, size: Size) -> Iterator[Row]:
     """Row 3: job_download, where it takes the line's and the processor's time."""
-    throttled = folder / "throttled"
-    with large.open("rb") as source, throttled.open("wb") as target:
-        shutil.copyfileobj(source, target)
-        target.truncate(size.throttled * MB)
     with serving(large, [rescale.ARCHIVE]) as (url, _):
         ours, plain = in_turns(size.runs, (download, url, folder), (download_plainly, url, folder))
     yield beside(f"3 job_download, {size.large} MB, fast line", ours, plain, "one stream with SHA-512", 1.2)
     yield memory(ours, 80)
+    throttled = folder / "throttled"
+    throttled.write_bytes(os.urandom(size.throttled * MB))
     with serving(throttled, [rescale.ARCHIVE], rate=SLOW_LINE) as (url, _):
         ours, plain = in_turns(size.runs, (download, url, folder), (download_plainly, url, folder))
-    yield beside(f"    {size.throttled} MB, {SLOW_LINE // MB} MB/s per connection", ours, plain, "one connection", 1 / 5)
+    yield beside(f"    {size.throttled} MB, {SLOW_LINE // MB} MB/s per connection", ours, plain, "one stream", 1 / 5)
 
 
 def small_rows(folder: Path, size: Size) -> Iterator[Row]:
@@ -517,20 +503,22 @@ def pack_in_job(inputs: Path, folder: Path, script: str, path: str) -> int:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         for source in inputs.iterdir():
             os.link(source, Path(work) / source.name)
-        log = subprocess.run([shutil.which("bash") or "bash", "-c", script], cwd=work, env={**os.environ, "PATH": path},
-                             check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
-        return len(log.splitlines())
+        os.chdir(work)
+        os.environ["PATH"] = path
+        return len(command("bash", "-c", script).splitlines())
 
 
 def job_rows(folder: Path, size: Size) -> Iterator[Row]:
     """Row 7: the packing that job_setup adds to a command."""
     inputs, bare, path = folder / "part", folder / "bin", os.environ["PATH"]
     bare.mkdir()
-    for name in PACKERS:
-        (bare / name).symlink_to(shutil.which(name) or name)
+    for program in (program for place in map(Path, os.get_exec_path()) if place.is_dir() for program in place.iterdir()):
+        with contextlib.suppress(FileExistsError):
+            (bare / program.name).symlink_to(program)
+    (bare / "pigz").unlink(missing_ok=True)
     script, total = rescale._job_command("true\n"), sum(file.stat().st_size for file in inputs.iterdir()) / 1e6
     ours, without, guide = in_turns(
-        size.runs, (pack_in_job, inputs, folder, script, path) if shutil.which("pigz") else (),
+        size.runs, with_program("pigz", pack_in_job, inputs, folder, script, path),
         (pack_in_job, inputs, folder, script, str(bare)),
         (pack_in_job, inputs, folder, "tar -czvf rescale.tar.gz *", path),
     )
@@ -548,17 +536,12 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="less data, one run, no limits")
     size = QUICK if parser.parse_args().quick else FULL
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
-    for name in ("pigz", "curl"):
-        if not shutil.which(name):
-            print(f"{name} is not installed here: the figures beside it are left out")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rescale-benchmark-") as name, \
             concurrent.futures.ThreadPoolExecutor(1) as background:
         folder = Path(name)
         large = folder / "large"
-        with large.open("wb") as file:
-            for _ in range(size.large):
-                file.write(os.urandom(MB))
+        large.write_bytes(os.urandom(size.large * MB))
         rows = [*archive_rows(folder, size), *upload_rows(large, size), *download_rows(folder, large, size)]
         waiting = background.submit(chain_rows, folder / "chain", size)  # which leaves the processor to the others
         rows += [*small_rows(folder, size), *waiting.result(), *listing_rows(folder, size), *start_rows(folder, size),
