@@ -512,10 +512,10 @@ def job_rows(folder: Path, size: Size) -> Iterator[Row]:
     """Row 7: the packing that job_setup adds to a command."""
     inputs, bare, path = folder / "part", folder / "bin", os.environ["PATH"]
     bare.mkdir()
-    for program in (program for place in map(Path, os.get_exec_path()) if place.is_dir() for program in place.iterdir()):
-        with contextlib.suppress(FileExistsError):
+    programs = (program for place in os.get_exec_path() for program in Path(place).glob("*"))
+    for program in programs:
+        if program.name != "pigz" and not (bare / program.name).is_symlink():
             (bare / program.name).symlink_to(program)
-    (bare / "pigz").unlink(missing_ok=True)
     script, total = rescale._job_command("true\n"), sum(file.stat().st_size for file in inputs.iterdir()) / 1e6
     ours, without, guide = in_turns(
         size.runs, with_program("pigz", pack_in_job, inputs, folder, script, path),

@@ -330,7 +330,8 @@ HEADERS = st.sampled_from([
 @pytest.mark.parametrize("call", ["job_monitor", "job_download", "upload_local_files", "file_previous_job"])
 def test_whatever_headers_come_back_the_result_is_right_or_an_error(call):
     names = st.sampled_from(
-        ["Location", "Retry-After", "Content-Range", "Content-Type", "Content-Encoding", "Content-Length", "Set-Cookie"])
+        ["Location", "Retry-After", "Content-Range", "Content-Type", "Content-Encoding", "Content-Length",
+         "Set-Cookie"])
 
     @bounded(2 * EXAMPLES)
     @given(headers=st.dictionaries(names, HEADERS, min_size=1, max_size=3),

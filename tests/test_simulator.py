@@ -214,6 +214,13 @@ def test_a_connection_serves_many_requests_even_after_refused_uploads(sim):
         answer = connection.getresponse()
         assert (answer.status, bool(answer.read())) == (status, method != "HEAD")
         assert connection.sock is wire
+    times = []
+    for _ in range(20):
+        begin = time.monotonic()
+        connection.request("GET", "/api/v2/users/me/", headers={"Authorization": f"Token {sim.token}"})
+        connection.getresponse().read()
+        times.append(time.monotonic() - begin)
+    assert min(times) < 0.03, "answers wait for acknowledgements"
     connection.close()
 
 
@@ -974,11 +981,14 @@ LAST = ("reset_after", "timeout_after", "503_after", "html_after", "truncated", 
 def test_a_fault_that_comes_first_leaves_nothing_done(sim, api, name):
     sim.faults.append(Fault(name, method="POST", path="/jobs/$", seconds=0.1))
     body = {"name": "x", "jobanalyses": [TILE]}
+    answer = error = None
     try:
         answer = api.post("jobs/", json=body, allow_redirects=False)
-    except requests.ConnectionError:
-        answer = None
+    except requests.ConnectionError as caught:
+        error = caught
     assert not sim.jobs
+    if name == "reset_before":
+        assert isinstance(error.args[0].args[1], ConnectionResetError)
     record = sim.requests[-1]
     assert record.fault == name
     if name in ("reset_before", "timeout_before", "refused"):
@@ -1251,9 +1261,40 @@ def test_a_program_that_is_not_installed_is_explained_and_can_be_stood_in_for(tm
     done = rehearse(tmp_path, "--folder", tmp_path / "r", "--stand-in", f"abaqus_of_nowhere={fake}", script=script)
     assert "reason: Completed successfully" in done.stdout, done.stderr
     assert [path.read_text() for path in (tmp_path / "r").glob("jobs/*/work/arguments.txt")] == ["job=x\n"]
+    done = rehearse(tmp_path, "--folder", tmp_path / "r", script=script)
+    assert "reason: A run failed" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no signals")
+def test_a_script_that_is_killed_gives_the_status_that_a_shell_would_give(tmp_path):
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert rehearse(tmp_path, "--folder", tmp_path / "r", script=script).returncode == 137
+
+
+@pytest.fixture
+def with_ctrl_c():
+    """Let what the test starts be interrupted even if the tests themselves run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C of a process group is a POSIX matter")
+@pytest.mark.usefixtures("with_ctrl_c")
+def test_ctrl_c_ends_a_simulator_without_a_script(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(SIMULATOR), "--folder", str(tmp_path / "r")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )
+    assert process.stdout.readline().startswith("export RESCALE_API_URL=http://127.0.0.1:")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
+    assert re.fullmatch(r"export RESCALE_API_KEY=[0-9a-f]{40}\n", out)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C of a process group is a POSIX matter")
+@pytest.mark.usefixtures("with_ctrl_c")
 def test_ctrl_c_reaches_the_script_and_the_simulator_waits_for_it(tmp_path):
     script = """
 import os, requests, time
@@ -1305,8 +1346,8 @@ def served(tmp_path):
     yield SimpleNamespace(
         exports="".join(exports), api=Api(access["RESCALE_API_URL"], access["RESCALE_API_KEY"]), process=process
     )
-    process.send_signal(signal.SIGINT if os.name != "nt" else signal.SIGTERM)
-    assert process.wait(20) == 0 or os.name == "nt"
+    process.terminate()
+    process.wait(20)
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
