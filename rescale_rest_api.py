@@ -75,7 +75,7 @@ NOTICEABLE_WAIT = 5  # seconds; longer waits are announced
 SUBMIT_PATIENCE = 60  # seconds until a submitted job must show a status
 PROGRESS_DELAY = 2  # seconds before a transfer's progress is worth a line
 OUTCOME_TRIES = 24  # of PATIENCE each, about four hours, where only the log tells how a job ended
-FILES_INTERVAL = 2  # seconds between two looks at a file list that may still grow
+FILES_INTERVAL = 1  # seconds between two looks at a file list that may still grow
 FILES_PATIENCE = 120  # seconds until a completed job's file list must be complete
 PAGE_SIZE = 1000  # entries per page: few requests for thousands of files
 
@@ -1181,8 +1181,9 @@ class _Transfer:
                 # As long as some of it comes, a bad line is worth another try.
                 if self.stop.is_set() or part.stat().st_size < before + BLOCK:
                     raise
-        with part.open("rb") as content:
-            os.fsync(content.fileno())
+        if size > BLOCK:  # a thousand small ones would wait for the disk a thousand times
+            with part.open("r+b") as content:
+                os.fsync(content.fileno())
 
 
 class _NoRanges(Exception):
