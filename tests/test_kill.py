@@ -53,7 +53,7 @@ def _watch_files():
         if path.startswith(folder) and wanted in event and text != seen[-1]:
             seen.append(text)
             os.write(out, text.encode())
-            if len(seen) - 1 == kill_at:
+            if 0 < kill_at < len(seen):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(at_event)

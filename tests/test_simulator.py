@@ -1287,10 +1287,10 @@ def test_ctrl_c_ends_a_simulator_without_a_script(tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )
     assert process.stdout.readline().startswith("export RESCALE_API_URL=http://127.0.0.1:")
+    assert re.fullmatch(r"export RESCALE_API_KEY=[0-9a-f]{40}\n", process.stdout.readline())
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (0, "")
-    assert re.fullmatch(r"export RESCALE_API_KEY=[0-9a-f]{40}\n", out)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C of a process group is a POSIX matter")
