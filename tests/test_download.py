@@ -229,6 +229,15 @@ def test_what_is_there_already_is_not_fetched_again(access, sim, ended_job, caps
     assert lines[2].endswith("/b downloaded")
 
 
+def test_what_was_there_already_counts_as_downloaded_now(access, ended_job):
+    """By that time main.py knows that it is the last job's result, not what a failed one left."""
+    job_id = ended_job(ARCHIVE)
+    [path] = rescale.job_download(*access, "job", job_id)
+    os.utime(path, (1, 1))
+    rescale.job_download(*access, "job", job_id)
+    assert path.stat().st_mtime > 1
+
+
 def test_another_file_that_is_in_the_way_is_kept_under_a_new_name(access, ended_job, capsys):
     job_id = ended_job(ARCHIVE)
     Path("job").mkdir()
