@@ -86,7 +86,7 @@ DEFLATE_BLOCK = 1 << 18  # bytes deflated at a time by one thread
 # are stored and moved again and again; level 4 gives 6 % more. (tests/benchmark.py)
 LEVEL = 4
 CONNECTIONS = 8  # at once; the platform counts requests
-RANGE = 1 << 23  # bytes; a file is fetched in ranges of at least this size ...
+RANGE = 1 << 22  # bytes; a file is fetched in ranges of at least this size ...
 RANGES = 64  # ... and at most this many of them
 SINGLE = 1 << 26  # bytes; up to this size a file comes in one request
 
@@ -1024,7 +1024,7 @@ def _targets(folder: Path, files: list[_File]) -> list[Path]:
 def _check_space(folder: Path, files: list[_File], targets: list[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     needed = sum(file.size for file, target in zip(files, targets) if not target.exists())
-    needed -= sum(part.stat().st_size for part in folder.rglob(".*.part*"))
+    needed -= sum(map(_arrived, folder.rglob(".*.part")))
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise RescaleError(
@@ -1052,101 +1052,95 @@ class _Transfer:
 
     def fetch(self, file: _File, target: Path) -> bool:
         """Download one file unless it is there already; tell whether it was fetched."""
+        part = target.with_name(f".{file.id}.part")
         if target.is_file() and file.algorithm and _is_right(target, file):
             self.progress.add(file.size)
             target.touch()  # its time tells main.py that it is the result of the job as submitted last
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{file.id}.part")
         with _locked(part):
-            for in_ranges in (file.size > SINGLE, False):
-                if self._right(file, part, in_ranges):
-                    break
-                part.write_bytes(b"")
-                self.progress.add(-file.size)
-                _say(f"- {file.name} arrived damaged")
-            else:
-                part.unlink()
-                raise RescaleError(
-                    f"{file.name} (file {file.id}) arrived damaged twice: its {file.algorithm} is not the platform's. "
-                    "Nothing was kept under its name; it is still on the platform, try again later"
-                )
-        if not file.algorithm:
-            _say(f"- {file.name}: the platform gave no checksum, only the size was checked")
-        for piece in part.parent.glob(f"{part.name}.*"):  # of a killed run, or of ranges that came to nothing
-            piece.unlink()
+            self._complete(file, part)
         _set_aside(target)
         part.replace(target)
         return True
 
+    def _complete(self, file: _File, part: Path) -> None:
+        """Fetch what `part` lacks until it is what the platform has, and on the disk."""
+        # Where the ranges of a killed run stop is only believed because of the sum: without one they are not used.
+        for in_ranges in (file.size > SINGLE and file.algorithm is not None, False):
+            if self._right(file, part, in_ranges):
+                break
+            self._forget(file, part)
+            _say(f"- {file.name} arrived damaged")
+        else:
+            part.unlink()
+            raise RescaleError(
+                f"{file.name} (file {file.id}) arrived damaged twice: its {file.algorithm} is not the platform's. "
+                "Nothing was kept under its name; it is still on the platform, try again later"
+            )
+        if not file.algorithm:
+            _say(f"- {file.name}: the platform gave no checksum, only the size was checked")
+        if file.size > BLOCK:  # a thousand small ones would wait for the disk a thousand times
+            with part.open("r+b") as content:
+                os.fsync(content.fileno())
+        _remove_marks(part)
+
     def _right(self, file: _File, part: Path, in_ranges: bool) -> bool:
-        """Complete `part`, and tell whether it is what the platform has."""
+        """Fetch what `part` lacks, and tell whether it is what the platform has."""
         if in_ranges:
             try:
                 return self._ranges(file, part)
             except _NoRanges:
-                part.write_bytes(b"")
+                self._forget(file, part)
         self._stream(file, part, 0, file.size)
         return _is_right(part, file)
 
+    def _forget(self, file: _File, part: Path) -> None:
+        """Start a file anew."""
+        self.progress.add(-_arrived(part))
+        part.write_bytes(b"")
+        _remove_marks(part)
+
     def _ranges(self, file: _File, part: Path) -> bool:
-        """Fetch ranges at once into files of their own and move them, in order and summed up, to the end of `part`.
-
-        The sizes of these files are all that an interrupted download needs to know to go on.
-        """
+        """Fetch ranges at once, each into its place in `part`, and sum them up in order as they come."""
         step = max(RANGE, -(-file.size // RANGES))
-        have = part.stat().st_size // step * step
-        digest = hashlib.new(file.algorithm, usedforsecurity=False) if file.algorithm else None
-        starts = iter(range(have, file.size, step))
-        pieces: collections.deque[concurrent.futures.Future[Path]] = collections.deque()
-        with part.open("r+b") as output:
-            for block in _blocks(output, have):
-                self.progress.add(len(block))
-                if digest:
-                    digest.update(block)
-            output.truncate(have)
-            while True:
-                for start in itertools.islice(starts, 2 * CONNECTIONS - len(pieces)):
-                    pieces.append(self.pool.submit(self._piece, file, part, start, min(start + step, file.size)))
-                if not pieces:
-                    break
+        ranges = [
+            self.pool.submit(self._stream, file, part, start, min(start + step, file.size))
+            for start in range(0, file.size, step)
+        ]
+        digest = hashlib.new(str(file.algorithm), usedforsecurity=False)
+        with part.open("rb", buffering=0) as content:  # a buffer would read what has not come yet
+            for one in ranges:
                 try:
-                    piece = pieces.popleft().result()
+                    one.result()
                 except _NoRanges:
-                    concurrent.futures.wait([other for other in pieces if not other.cancel()])
+                    concurrent.futures.wait([other for other in ranges if not other.cancel()])
                     raise
-                with piece.open("rb") as content:
-                    for block in _blocks(content, step):
-                        output.write(block)
-                        if digest:
-                            digest.update(block)
-                output.flush()
-                piece.unlink()
-            os.fsync(output.fileno())
-        return digest is None or digest.hexdigest() == file.checksum
-
-    def _piece(self, file: _File, part: Path, start: int, end: int) -> Path:
-        piece = part.with_name(f"{part.name}.{start}")
-        self._stream(file, piece, start, end)
-        return piece
+                for block in _blocks(content, step):
+                    digest.update(block)
+        return digest.hexdigest() == file.checksum
 
     def _stream(self, file: _File, part: Path, start: int, end: int) -> None:
-        """Append the bytes from `start` to `end` of a file to `part`, from where it stops."""
-        part.touch()
+        """Fetch a file's bytes from `start` to `end` into their place in `part`, going on where it stopped.
+
+        How much has come is the size of `part`, or for a range, of a mark beside it: a file without content.
+        """
         size, whole = end - start, (start, end) == (0, file.size)
-        if part.stat().st_size > size:
-            part.write_bytes(b"")
-        self.progress.add(part.stat().st_size)
+        mark = part if whole else part.with_name(f"{part.name}.{start}")
+        mark.touch()
+        if mark.stat().st_size > size:
+            mark.write_bytes(b"")
+        self.progress.add(mark.stat().st_size)
 
         def missing() -> dict[str, Any]:
-            first = start + part.stat().st_size
+            first = start + mark.stat().st_size
             headers = {"Accept-Encoding": "identity"}
             if first or not whole:
                 headers["Range"] = f"bytes={first}-{end - 1}"
             return {"headers": headers}
 
         def save(response: requests.Response) -> None:
-            have = part.stat().st_size
+            have = mark.stat().st_size
             if response.status_code == 206:
                 if not response.headers.get("Content-Range", "").startswith(f"bytes {start + have}-"):
                     raise _Fault("another part of the file came than was asked for")
@@ -1157,22 +1151,24 @@ class _Transfer:
             else:
                 self.progress.add(-have)
                 have = 0
-            with part.open("r+b") as output:
-                output.truncate(have)
-                output.seek(have)
+            with part.open("r+b") as output, mark.open("r+b") as marked:
+                marked.truncate(have)
+                output.seek(start + have)
                 for block in response.iter_content(BLOCK):
                     if self.stop.is_set():
                         raise _Fault("stopped")
-                    have += len(block)
-                    if have > size:
-                        break
+                    if have + len(block) > size:
+                        raise _Fault(f"more than {size} bytes came")
                     output.write(block)
+                    output.flush()
+                    have += len(block)
+                    marked.truncate(have)
                     self.progress.add(len(block))
             if have != size:
                 raise _Fault(f"{have} instead of {size} bytes came")
 
-        while part.stat().st_size < size:
-            before = part.stat().st_size
+        while mark.stat().st_size < size:
+            before = mark.stat().st_size
             try:
                 _request(
                     *self.access, "GET", f"files/{file.id}/contents/", fresh=missing, read=save, elsewhere=True,
@@ -1180,11 +1176,23 @@ class _Transfer:
                 )
             except RescaleError:
                 # As long as some of it comes, a bad line is worth another try.
-                if self.stop.is_set() or part.stat().st_size < before + BLOCK:
+                if self.stop.is_set() or mark.stat().st_size < before + BLOCK:
                     raise
-        if size > BLOCK:  # a thousand small ones would wait for the disk a thousand times
-            with part.open("r+b") as content:
-                os.fsync(content.fileno())
+
+
+def _arrived(part: Path) -> int:
+    """How many bytes of a file an interrupted download has left."""
+    return sum(mark.stat().st_size for mark in list(_marks(part)) or [part])
+
+
+def _marks(part: Path) -> Iterator[Path]:
+    """The files that mark how far the ranges of `part` have come."""
+    return part.parent.glob(f"{part.name}.*")
+
+
+def _remove_marks(part: Path) -> None:
+    for mark in _marks(part):
+        mark.unlink()
 
 
 class _NoRanges(Exception):

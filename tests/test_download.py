@@ -16,6 +16,15 @@ from rescale_simulator import Fault
 ARCHIVE = {"rescale.tar.gz": b"the archive"}
 
 
+@pytest.fixture(params=["in one piece", "in ranges"])
+def way(request, monkeypatch):
+    """How a file of 300 kB comes."""
+    if request.param == "in ranges":
+        monkeypatch.setattr(rescale, "SINGLE", 100_000)
+        monkeypatch.setattr(rescale, "RANGE", 40_000)
+    return request.param
+
+
 def tree(folder="job"):
     """All files below a folder: path and content."""
     paths = [path for path in Path(folder).rglob("*") if path.is_file()]
@@ -167,12 +176,14 @@ def test_a_path_that_leads_out_of_the_folder_is_refused_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("checksums", ["sha512", "md5", "both"])
-def test_a_file_that_arrives_damaged_is_fetched_again(checksums, access, sim, ended_job):
-    job_id = ended_job(ARCHIVE)
+def test_a_file_that_arrives_damaged_is_fetched_again(way, checksums, access, sim, ended_job, capsys):
+    files = {"rescale.tar.gz": os.urandom(300_000)}
+    job_id = ended_job(files)
     sim.checksums = checksums
     sim.faults.append(Fault("corrupt", path="contents", times=1))
     rescale.job_download(*access, "job", job_id)
-    assert tree() == ARCHIVE
+    assert tree() == files
+    assert capsys.readouterr().out.count("damaged") == 1
 
 
 def test_a_file_that_stays_damaged_is_not_kept_under_its_name(access, sim, ended_job, capsys):
@@ -186,16 +197,18 @@ def test_a_file_that_stays_damaged_is_not_kept_under_its_name(access, sim, ended
     assert "Total 2 files, " not in capsys.readouterr().out
 
 
-def test_without_a_checksum_the_size_is_checked_and_that_is_told(access, sim, ended_job, capsys):
-    job_id = ended_job(ARCHIVE)
+def test_without_a_checksum_the_size_is_checked_and_that_is_told(way, access, sim, ended_job, capsys):
+    files = {"rescale.tar.gz": os.urandom(300_000)}
+    job_id = ended_job(files)
     sim.checksums = "none"
     rescale.job_download(*access, "job", job_id)
-    assert tree() == ARCHIVE
+    assert tree() == files
     assert "checksum" in capsys.readouterr().out
+    assert [record.headers.get("Range") for record in sim.requests if "/contents/" in record.path] == [None]
 
 
 @pytest.mark.parametrize("fault", ["503", "reset_before", "reset_midway", "truncated", "html", "throttled"])
-def test_a_download_that_breaks_goes_on(fault, access, sim, ended_job):
+def test_a_download_that_breaks_goes_on(way, fault, access, sim, ended_job):
     job_id = ended_job({"rescale.tar.gz": os.urandom(300_000)})
     sim.faults.append(Fault(fault, path="contents", times=3))
     rescale.job_download(*access, "job", job_id)
@@ -204,7 +217,7 @@ def test_a_download_that_breaks_goes_on(fault, access, sim, ended_job):
 
 
 @pytest.mark.parametrize("quirk", ["contents_redirect", "ignore_range"])
-def test_other_ways_to_deliver_a_file_are_fine(quirk, access, sim, ended_job):
+def test_other_ways_to_deliver_a_file_are_fine(way, quirk, access, sim, ended_job):
     setattr(sim, quirk, True)
     sim.faults.append(Fault("reset_midway", path="contents", times=1))
     job_id = ended_job({"rescale.tar.gz": os.urandom(300_000)})
@@ -269,6 +282,23 @@ def test_what_cannot_be_written_is_told(obstacle, access, ended_job):
     with pytest.raises(rescale.RescaleError, match="job"):
         rescale.job_download(*access, "job", job_id)
     assert b"mine" in {path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
+def test_what_an_interrupted_download_left_needs_no_room(way, access, sim, ended_job, monkeypatch):
+    monkeypatch.setattr(rescale, "PATIENCE", 3)
+    job_id = ended_job({"big.odb": os.urandom(300_000)})
+    sim.faults.append(Fault("truncated", path="contents", times=100))
+    with pytest.raises(rescale.RescaleError, match="bytes came|broken"):
+        rescale.job_download(*access, "job", job_id)
+    came = sum(path.stat().st_blocks for path in Path("job").iterdir()) * 512
+    assert came
+    sim.faults.clear()
+
+    free = namedtuple("usage", "total used free")(10**7, 10**7, 300_000 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    rescale.job_download(*access, "job", job_id)
+
+    assert [path.name for path in Path("job").iterdir()] == ["big.odb"]
 
 
 def test_without_room_nothing_is_fetched(access, sim, ended_job, monkeypatch):

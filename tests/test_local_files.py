@@ -296,6 +296,37 @@ def test_a_download_onto_a_full_disk_goes_on_when_there_is_room(sim, access, end
     assert all(re.match(r"bytes=[1-9]", text) for text in wanted)  # what had come was not fetched again
 
 
+@pytest.mark.parametrize("power_cut", [False, True])
+def test_a_killed_download_in_ranges_goes_on_where_each_of_them_stopped(sim, access, ended_job, power_cut):
+    content = os.urandom(8_000_000)
+    job_id = ended_job({"rescale.tar.gz": content})
+    script = f"{PRELUDE}rescale.SINGLE = 100_000; rescale.RANGE = 2_000_000\n" \
+        "rescale.BLOCK = 50_000; rescale.job_download(url, token, 'job', job_id)"
+    sim.rate = 500_000
+
+    def marks() -> dict[int, int]:
+        """Where each range starts, and how much of it has come."""
+        return {int(path.suffix[1:]): path.stat().st_size for path in Path("job").glob(".*.part.*")}
+
+    with child(sim, job_id, script) as process:
+        wait_until(lambda: len([size for size in marks().values() if size > 200_000]) == 4, 30)
+        process.kill()
+    came, asked = marks(), len(sim.requests)
+    if power_cut:  # the marks were on the disk, what they tell of was not
+        [part] = Path("job").glob(".*.part")
+        part.write_bytes(bytes(part.stat().st_size))
+    sim.rate = None
+    with child(sim, job_id, script, stdout=subprocess.PIPE, text=True) as process:
+        out, _ = process.communicate(timeout=60)
+
+    assert Path("job/rescale.tar.gz").read_bytes() == content
+    assert [path.name for path in Path("job").iterdir()] == ["rescale.tar.gz"]
+    assert ("arrived damaged" in out) == power_cut
+    wanted = [record.headers.get("Range") for record in sim.requests[asked:] if "/contents/" in record.path]
+    assert {text and int(text[6:].partition("-")[0]) for text in wanted} == \
+        {start + size for start, size in came.items()} | ({None} if power_cut else set())
+
+
 # Terminals
 
 

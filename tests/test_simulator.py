@@ -23,6 +23,7 @@ from types import SimpleNamespace
 import pytest
 import requests
 
+from conftest import wait_until
 from rescale_simulator import FAULTS, LOG, Fault, Simulator
 
 SIMULATOR = Path(__file__).with_name("rescale_simulator.py")
@@ -97,13 +98,6 @@ def run(sim, api):
         return job_id
 
     return go
-
-
-def wait_until(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def tar_gz(*members):
