@@ -116,6 +116,7 @@ QUIRKS: dict[str, Any] = {
     "lists_input_files": True,  # inputs left as they were in the work folder are listed as outputs too
     "shared_work": False,  # inputs and command are in work/shared (the log stays in work)
     "ignore_range": False,  # contents answers 200 with the whole file to a Range
+    "wrong_range": False,  # contents answers a Range with one that starts a byte too early
     "contents_redirect": False,  # contents answers 302 to another server, the "object storage"
     "checksums": "both",  # "sha512", "md5", "both" or "none"
     "cluster_404": 0,  # that many reads of cluster_statuses say 404 although there is a cluster
@@ -1208,6 +1209,7 @@ class Simulator:
             last = min(int(end), last) if start and end else last
             if first > last:
                 return Response("", 416, {"Content-Range": f"bytes */{file.size}"})
+            first -= self.wrong_range and first > 0
             headers["Content-Range"] = f"bytes {first}-{last}/{file.size}"
 
         def pieces() -> Iterator[bytes]:

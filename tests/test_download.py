@@ -225,6 +225,16 @@ def test_other_ways_to_deliver_a_file_are_fine(way, quirk, access, sim, ended_jo
     assert tree() == {"rescale.tar.gz": file_named(sim, "rescale.tar.gz").path.read_bytes()}
 
 
+def test_another_part_of_a_file_than_was_asked_for_is_not_taken(access, sim, ended_job, monkeypatch):
+    monkeypatch.setattr(rescale, "PATIENCE", 5)
+    sim.checksums, sim.wrong_range = "none", True
+    sim.faults.append(Fault("reset_midway", path="contents", times=1))
+    job_id = ended_job({"rescale.tar.gz": os.urandom(4_000_000)})
+    with pytest.raises(rescale.RescaleError, match="another part of the file"):
+        rescale.job_download(*access, "job", job_id)
+    assert not Path("job/rescale.tar.gz").exists()
+
+
 # What is there already
 
 
