@@ -81,9 +81,10 @@ PAGE_SIZE = 1000  # entries per page: few requests for thousands of files
 
 BLOCK = 1 << 20  # bytes per read and write of bulk data; urllib3's own 16 KiB halve the speed
 DEFLATE_BLOCK = 1 << 18  # bytes deflated at a time by one thread
-# Time until a mesh deck with binary fields is packed and uploaded over 100 Mbit/s and 1 Gbit/s, on two cores: level 1
-# 9.1 s and 2.7 s, level 4 9.2 s and 3.2 s, level 6 10.4 s and 4.7 s. Level 1 gives 14 % more bytes than level 9, which
-# are stored and moved again and again; level 4 gives 6 % more. (tests/benchmark.py)
+# Of 250 MB of mesh deck and binary fields, on two cores, the time until they are packed and uploaded over 100 Mbit/s
+# and 1 Gbit/s: level 1 13.7 s and 3.9 s, level 4 14.7 s and 5.3 s, level 6 16.4 s and 7.1 s; with more cores they draw
+# level. But a pure mesh deck gets 20 % larger than with level 9 at level 1, 13 % at 3, 6 % at 4: this is the fastest
+# that keeps every archive, which is stored and moved again and again, within 10 %. (tests/benchmark.py)
 LEVEL = 4
 CONNECTIONS = 8  # at once; the platform counts requests
 RANGE = 1 << 22  # bytes; a file is fetched in ranges of at least this size ...
@@ -1083,7 +1084,6 @@ class _Transfer:
         if file.size > BLOCK:  # a thousand small ones would wait for the disk a thousand times
             with part.open("r+b") as content:
                 os.fsync(content.fileno())
-        _remove_marks(part)
 
     def _right(self, file: _File, part: Path, in_ranges: bool) -> bool:
         """Fetch what `part` lacks, and tell whether it is what the platform has."""
@@ -1118,7 +1118,10 @@ class _Transfer:
                     raise
                 for block in _blocks(content, step):
                     digest.update(block)
-        return digest.hexdigest() == file.checksum
+        if digest.hexdigest() != file.checksum:
+            return False
+        _remove_marks(part)
+        return True
 
     def _stream(self, file: _File, part: Path, start: int, end: int) -> None:
         """Fetch a file's bytes from `start` to `end` into their place in `part`, going on where it stopped.
