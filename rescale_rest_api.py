@@ -79,11 +79,11 @@ FILES_INTERVAL = 1  # seconds between two looks at a file list that may still gr
 FILES_PATIENCE = 120  # seconds until a completed job's file list must be complete
 PAGE_SIZE = 1000  # entries per page: few requests for thousands of files
 
-BLOCK = 1 << 20  # bytes per read and write of bulk data; urllib3's own 16 KiB halve the speed
-DEFLATE_BLOCK = 1 << 18  # bytes deflated at a time by one thread
+BLOCK = 1 << 20  # bytes per read and write of bulk data
+CHUNK = 1 << 18  # bytes deflated or sent at a time: they fit the processor's cache; urllib3's own 16 KiB are slower
 # Of 250 MB of mesh deck and binary fields, on two cores, the time until they are packed and uploaded over 100 Mbit/s
-# and 1 Gbit/s: level 1 13.7 s and 3.9 s, level 4 14.7 s and 5.3 s, level 6 16.4 s and 7.1 s; with more cores they draw
-# level. But a pure mesh deck gets 20 % larger than with level 9 at level 1, 13 % at 3, 6 % at 4: this is the fastest
+# and 1 Gbit/s: level 1 13.7 s and 3.9 s, level 4 14.7 s and 5.3 s, level 6 16.4 s and 7.1 s; more cores shrink the
+# differences. But a pure mesh deck gets 20 % larger than with level 9 at level 1, 13 % at 3, 6 % at 4: the fastest one
 # that keeps every archive, which is stored and moved again and again, within 10 %. (tests/benchmark.py)
 LEVEL = 4
 CONNECTIONS = 8  # at once; the platform counts requests
@@ -205,7 +205,7 @@ def create_tar_gz(input_path: str | os.PathLike[str] | None = None, output_filen
             _Progress(f"packing {output.name}", sum(path.stat().st_size for path in files)) as progress, \
             _GzipWriter(file, progress) as writer, \
             tarfile.TarFile(
-                fileobj=cast(BinaryIO, writer), mode="w", dereference=True, copybufsize=DEFLATE_BLOCK
+                fileobj=cast(BinaryIO, writer), mode="w", dereference=True, copybufsize=CHUNK
             ) as tar:
         for path in files:
             _add(tar, path)
@@ -311,7 +311,7 @@ class _GzipWriter:
     def write(self, data: bytes) -> int:
         self.pieces.append(data)
         self.held += len(data)
-        if self.held >= DEFLATE_BLOCK:
+        if self.held >= CHUNK:
             self._deflate()
         return len(data)
 
@@ -1082,8 +1082,7 @@ class _Transfer:
         if not file.algorithm:
             _say(f"- {file.name}: the platform gave no checksum, only the size was checked")
         if file.size > BLOCK:  # a thousand small ones would wait for the disk a thousand times
-            with part.open("r+b") as content:
-                os.fsync(content.fileno())
+            _to_disk(part)
 
     def _right(self, file: _File, part: Path, in_ranges: bool) -> bool:
         """Fetch what `part` lacks, and tell whether it is what the platform has."""
@@ -1108,6 +1107,7 @@ class _Transfer:
             self.pool.submit(self._stream, file, part, start, min(start + step, file.size))
             for start in range(0, file.size, step)
         ]
+        flushed = self.pool.submit(_to_disk, part)  # starts when the last range has: the disk need not wait for the sum
         digest = hashlib.new(str(file.algorithm), usedforsecurity=False)
         with part.open("rb", buffering=0) as content:  # a buffer would read what has not come yet
             for one in ranges:
@@ -1118,6 +1118,7 @@ class _Transfer:
                     raise
                 for block in _blocks(content, step):
                     digest.update(block)
+        flushed.result()
         if digest.hexdigest() != file.checksum:
             return False
         _remove_marks(part)
@@ -1181,6 +1182,11 @@ class _Transfer:
                 # As long as some of it comes, a bad line is worth another try.
                 if self.stop.is_set() or mark.stat().st_size < before + BLOCK:
                     raise
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def _arrived(part: Path) -> int:
@@ -1664,13 +1670,13 @@ class _Authorize(requests.auth.AuthBase):
 
 
 class _Adapter(HTTPAdapter):
-    """Connections that move bulk data in large blocks."""
+    """Connections that send bulk data in large chunks."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, blocksize=BLOCK, **kwargs)
+        super().init_poolmanager(*args, blocksize=CHUNK, **kwargs)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        return super().proxy_manager_for(*args, blocksize=BLOCK, **kwargs)
+        return super().proxy_manager_for(*args, blocksize=CHUNK, **kwargs)
 
 
 @functools.lru_cache(maxsize=1)
