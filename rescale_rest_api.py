@@ -37,6 +37,7 @@ import sys
 import tarfile
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -1041,6 +1042,7 @@ class _Transfer:
         self.access = rescale_platform, my_token
         self.pool = concurrent.futures.ThreadPoolExecutor(CONNECTIONS)
         self.stop = threading.Event()
+        self.answers: weakref.WeakSet[requests.Response] = weakref.WeakSet()  # those that are being read
         self.progress = _Progress("downloading", size)
 
     def __enter__(self) -> _Transfer:
@@ -1048,6 +1050,9 @@ class _Transfer:
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()  # after an error or Ctrl-C nothing goes on behind the user's back
+        for answer in list(self.answers):
+            with contextlib.suppress(AttributeError, ValueError, OSError):  # before urllib3 2.3, or it has just ended
+                answer.raw.shutdown()
         self.pool.shutdown(cancel_futures=True)
         self.progress.__exit__()
 
@@ -1144,6 +1149,7 @@ class _Transfer:
             return {"headers": headers}
 
         def save(response: requests.Response) -> None:
+            self.answers.add(response)
             have = mark.stat().st_size
             if response.status_code == 206:
                 if not response.headers.get("Content-Range", "").startswith(f"bytes {start + have}-"):

@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import rescale_rest_api as rescale
+from conftest import wait_until
 
 MODULE = Path(rescale.__file__)
 USER_INCLUDED = ("user_included", "0", {}, "emerald", 1, 1, 1, None, [])
@@ -132,7 +134,7 @@ def progress_of_an_upload(access, sim, monkeypatch, size=32 << 20):
     real = rescale._FixedLength.read
 
     def slow(self, length=-1):
-        time.sleep(0.02)
+        time.sleep(0.02 * length / 2**20)
         return real(self, length)
 
     monkeypatch.setattr(rescale._FixedLength, "read", slow)
@@ -207,3 +209,19 @@ def test_on_a_real_terminal_ctrl_c_ends_a_download_at_once_and_the_next_one_goes
     ranges = [record.headers.get("Range", "") for record in sim.requests[before:] if "contents" in record.path]
     assert any(int(re.match(r"bytes=(\d+)-", text)[1]) % rescale.RANGE for text in ranges if text), ranges
     assert [path.name for path in Path("come@back").iterdir()] == ["rescale.tar.gz"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+def test_ctrl_c_ends_a_download_at_once_over_a_line_that_hardly_moves(sim, access):
+    job_id = start(access, command="head -c 1000 /dev/urandom > out")
+    rescale.job_monitor(*access, job_id)
+    sim.rate = 5  # bytes per second
+    environment = {**os.environ, "RESCALE_API_URL": sim.url, "RESCALE_API_KEY": sim.token}
+    with subprocess.Popen([sys.executable, str(MODULE), "download", job_id], stderr=subprocess.PIPE, text=True,
+                          env=environment) as client:
+        wait_until(lambda: any("contents" in record.path for record in sim.requests), 20)
+        time.sleep(1)  # the answer's head comes with its first byte
+        client.send_signal(signal.SIGINT)
+        _, err = client.communicate(timeout=10)
+    assert client.returncode == 130
+    assert err.strip() == "Interrupted; a job that runs goes on."
