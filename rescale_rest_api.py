@@ -1051,7 +1051,7 @@ class _Transfer:
     def __exit__(self, *_: object) -> None:
         self.stop.set()  # after an error or Ctrl-C nothing goes on behind the user's back
         for answer in list(self.answers):
-            with contextlib.suppress(AttributeError, ValueError, OSError):  # before urllib3 2.3, or it has just ended
+            with contextlib.suppress(AttributeError, ValueError, RuntimeError, OSError):  # ended, or an old urllib3
                 answer.raw.shutdown()
         self.pool.shutdown(cancel_futures=True)
         self.progress.__exit__()
