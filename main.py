@@ -83,11 +83,11 @@ def unfinished_chains():
 
 
 def is_downloaded(folder):
-    """Whether the result came after the job was submitted: before that, it was what a failed one had left."""
-    job_file = Path(f"{folder}.job")
-    return job_file.exists() and any(
-        result.stat().st_mtime >= job_file.stat().st_mtime for result in folder.rglob("rescale.tar.gz")
-    )
+    """Whether a folder holds its chain's result, and not only what a failed job had left before it was repeated."""
+    results, job_file = list(folder.rglob("rescale.tar.gz")), Path(f"{folder}.job")
+    if not job_file.exists():  # deleted to repeat a failed job, whose log came with its files
+        return bool(results) and not list(folder.rglob("process_output.log"))
+    return any(result.stat().st_mtime >= job_file.stat().st_mtime for result in results)
 
 
 def what_next(error):
@@ -110,6 +110,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resume", action="store_true", help="go on with the newest unfinished chain")
     arguments = parser.parse_args()
+    if not all(isinstance(batch, tuple) and len(batch) == 2 and all(isinstance(text, str) for text in batch)
+               for batch in batches):
+        parser.error('batches: every line must be ("name", "command"), with both commas')
     names = [batch_name for batch_name, _ in batches]
     if not names or len(set(names)) < len(names):
         parser.error("batches needs at least one job, and every batch_name only once")
@@ -123,7 +126,10 @@ def main():
     try:
         # 1. Token
         access = rescale.platform_my_token()
-        run_chain(unfinished[0] if arguments.resume else time.strftime("%Y%m%d-%H%M%S"), *access)
+        started_at = unfinished[0] if arguments.resume else time.strftime("%Y%m%d-%H%M%S")
+        if arguments.resume:
+            print(f"Going on with the chain of {started_at}", flush=True)
+        run_chain(started_at, *access)
     except (rescale.RescaleError, KeyboardInterrupt) as error:
         print(f"\n{str(error) or 'Interrupted.'}\n{what_next(error)}", file=sys.stderr, flush=True)
         status = 1 if isinstance(error, rescale.RescaleError) else 130

@@ -37,6 +37,7 @@ import sys
 import tarfile
 import threading
 import time
+import unicodedata
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -73,6 +74,7 @@ PATIENCE = 600  # seconds of faults after which a call gives up; job_monitor nev
 THROTTLE_PATIENCE = 3900  # seconds to wait out a 429: the platform counts requests per hour (rescale-api.md §12)
 LONGEST_WAIT = 60  # seconds between two tries at the most, unless the server asks for more
 NOTICEABLE_WAIT = 5  # seconds; longer waits are announced
+OVERVIEW_PATIENCE = 5  # seconds of faults after which the table at the end of a chain shows a ?
 SUBMIT_PATIENCE = 60  # seconds until a submitted job must show a status
 PROGRESS_DELAY = 2  # seconds before a transfer's progress is worth a line
 OUTCOME_TRIES = 24  # of PATIENCE each, about four hours, where only the log tells how a job ended
@@ -894,7 +896,11 @@ def job_download(rescale_platform: str, my_token: str, job_name: str, job_id: st
     _check_job_id(job_id)
     files = _output_files(rescale_platform, my_token, job_id)
     if not files:
-        raise RescaleError(f"job {job_id} has no output files: {_result_page(rescale_platform, job_id)}")
+        history = _statuses(rescale_platform, my_token, job_id)
+        status = history[-1].status if history else "not submitted"
+        raise RescaleError(
+            f"job {job_id} has no output files; its status is {status}: {_result_page(rescale_platform, job_id)}"
+        )
     unfinished = [file.name for file in files if not file.uploaded]
     files = [file for file in files if file.uploaded]
     with _file_errors("the current folder cannot be used"):
@@ -1368,42 +1374,56 @@ def check_settings(
     the nearest right ones; in a rehearsal, which knows a few only, they are told and taken.
     Source: GET /api/v2/users/me/, …/analyses/, …/coretypes/, …/users/me/projects/ (rescale-api.md §1, §11).
     """
-    _license_info(license_info)
-    _license_settings(license_features)
-    cores = _whole_number("core_per_slot", core_per_slot, "cores")
-    hours = _whole_number("walltime", walltime, "hours")
-    _whole_number("slot", slot, "slots (1 for all but DOE)")
     access = rescale_platform, my_token
+    wrong: list[str] = []  # whatever the platform knows
+    unknown: list[str] = []  # to its catalogues
+
+    def checked(check: Callable[..., Any], *values: Any) -> Any:
+        try:
+            return check(*values)
+        except RescaleError as error:
+            wrong.append(str(error))
+            return None
+
+    licence = checked(_license_info, license_info)
+    checked(_license_settings, license_features)
+    cores = checked(_whole_number, "core_per_slot", core_per_slot, "cores")
+    hours = checked(_whole_number, "walltime", walltime, "hours")
+    checked(_whole_number, "slot", slot, "slots (1 for all but DOE)")
     me = _object(_request(*access, "GET", "users/me/"), "users/me")
     _say(f"- account {_short(me.get('email', '?'))}, token ...{_authorization(my_token)[-4:]}")
     _say(
-        f"- {code_name} {version_code} on {slot} x {cores} cores of {coretype_code}, at most {hours} h, "
-        f"project {projectid or 'none'}, licence {', '.join(license_info) or 'none'}"
+        f"- {code_name} {version_code} on {slot} x {core_per_slot} cores of {coretype_code}, at most {walltime} h, "
+        f"project {projectid or 'none'}, licence {', '.join(licence or ()) or 'none'}"
     )
-    if input_path is not None:
-        _say(_packing(_inputs(Path(input_path), Path(ARCHIVE).absolute())[0]))
-    wrong = []
+    packing = checked(_packing, input_path) if input_path is not None else None
+    if packing:
+        _say(packing)
     longest = me.get("maxJobHours")
-    if isinstance(longest, int) and hours > longest:
-        wrong.append(f"walltime = {hours}: this account's jobs may run for {longest} hours at the most")
+    if isinstance(longest, int) and hours and hours > longest:
+        unknown.append(f"walltime = {hours}: this account's jobs may run for {longest} hours at the most")
     tiles = _catalogue(*access, "analyses/", "code")
     if tiles is not None:
-        wrong += _check_tile(tiles, code_name, str(version_code))
+        unknown += _check_tile(tiles, code_name, str(version_code))
     core_types = _catalogue(*access, "coretypes/", "code")
     if core_types is not None:
-        wrong += _check_core_type(core_types, coretype_code, cores)
+        unknown += _check_core_type(core_types, coretype_code, cores)
     projects = _catalogue(*access, "users/me/projects/", "id") if projectid else None
     if projects is not None and projectid not in projects:
         names = ", ".join(f"{key} ({_short(project.get('name'))})" for key, project in list(projects.items())[:10])
-        wrong.append(f"projectid = {projectid!r}: no such project for this account; it has: {names or 'none'}")
+        unknown.append(f"projectid = {projectid!r}: no such project for this account; it has: {names or 'none'}")
     if os.environ.get("RESCALE_REHEARSAL"):
-        for line in wrong:
+        for line in unknown:
             _say(f"- unknown to this rehearsal, which takes it all the same: {line}")
-    elif wrong:
-        raise RescaleError("The settings are not right; nothing was uploaded or started:\n" + "\n".join(wrong))
+        unknown = []
+    if wrong or unknown:
+        text = "\n".join([*wrong, *unknown])
+        raise RescaleError(f"The settings are not right; nothing was uploaded or started:\n{text}")
 
 
-def _packing(files: list[Path]) -> str:
+def _packing(input_path: str | os.PathLike[str]) -> str:
+    """How much there is to pack, and the largest of it."""
+    files, _ = _inputs(Path(input_path), Path(ARCHIVE).absolute())
     sizes = {path.name: path.stat().st_size for path in files}
     largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:5]
     return f"- {len(files)} files to pack, {sum(sizes.values()) / 1024**2:,.3f} MB; the largest: " + ", ".join(
@@ -1438,14 +1458,14 @@ def _check_tile(tiles: Mapping[str, dict[str, Any]], code_name: str, version_cod
     ]
 
 
-def _check_core_type(core_types: Mapping[str, dict[str, Any]], coretype_code: str, cores: int) -> list[str]:
+def _check_core_type(core_types: Mapping[str, dict[str, Any]], coretype_code: str, cores: int | None) -> list[str]:
     active = [code for code, item in core_types.items() if item.get("isActive") is not False]
     if coretype_code not in active:
         gone = "no longer offered" if coretype_code in core_types else "no such core type"
         return [f"coretype_code = {coretype_code!r}: {gone}{_did_you_mean(coretype_code, active)}"]
     sizes = core_types[coretype_code].get("cores")
     sizes = sorted(size for size in (sizes if isinstance(sizes, list) else []) if isinstance(size, int) and size > 0)
-    if not sizes or cores in sizes or cores % sizes[-1] == 0:  # whole nodes
+    if not sizes or cores is None or cores in sizes or cores % sizes[-1] == 0:  # whole nodes
         return []
     allowed = [*sizes, cores // sizes[-1] * sizes[-1], -(-cores // sizes[-1]) * sizes[-1]]
     near = [max((size for size in allowed if 0 < size < cores), default=0),
@@ -1482,17 +1502,22 @@ def chain_overview(rescale_platform: str, my_token: str, jobs: Mapping[str, str]
     for job_name, job_id in jobs.items():
         status = waited = executed = result = "?"
         with contextlib.suppress(RescaleError):
-            history = _statuses(rescale_platform, my_token, job_id, patience=0)
+            history = _statuses(rescale_platform, my_token, job_id, patience=OVERVIEW_PATIENCE)
             status, (waited, executed) = history[-1].status if history else "not submitted", _times(history)
-            files = _listing(rescale_platform, my_token, job_id, patience=0)
+            files = _listing(rescale_platform, my_token, job_id, patience=OVERVIEW_PATIENCE)
             result = f"{sum(file.size for file in files) / 1024**2:.3f} MB"
         folder = Path(job_name)
         rows.append((job_name, job_id, status, waited, executed, result,
-                     f"{folder}{os.sep}" if folder.is_dir() else "on the platform"))
-    widths = [max(map(len, column)) for column in zip(*rows)]
+                     f"{folder}{os.sep}" if folder.is_dir() else "?" if status == "?" else "on the platform"))
+    widths = [max(map(_width, column)) for column in zip(*rows)]
     _say("")
     for row in rows:
-        _say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
+        _say("  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths)).rstrip())
+
+
+def _width(text: str) -> int:
+    """The columns that a text takes on a terminal: two for a Korean letter."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def _times(history: list[_Status]) -> tuple[str, str]:
@@ -1874,7 +1899,7 @@ def _identifier(item: dict[str, Any], what: str) -> str:
 
 def _check_job_id(job_id: str) -> None:
     if not isinstance(job_id, str) or not re.fullmatch(r"[\w-]{1,64}", job_id, re.ASCII):
-        raise RescaleError(f"job_id = {job_id!r} is no job id; it is the short word that job_setup returns, 'LFZphb'")
+        raise RescaleError(f"job_id = {job_id!r} is no job id; it is the short word in the .job file, like 'LFZphb'")
 
 
 def _result_page(rescale_platform: str, job_id: str) -> str:
