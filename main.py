@@ -87,7 +87,9 @@ def is_downloaded(folder):
     results, job_file = list(folder.rglob("rescale.tar.gz")), Path(f"{folder}.job")
     if not job_file.exists():  # deleted to repeat a failed job, whose log came with its files
         return bool(results) and not list(folder.rglob("process_output.log"))
-    return any(result.stat().st_mtime >= job_file.stat().st_mtime for result in results)
+    return not list(folder.rglob(".*.part")) and any(
+        result.stat().st_mtime >= job_file.stat().st_mtime for result in results
+    )
 
 
 def what_next(error):

@@ -488,24 +488,29 @@ def job_setup(
     return job_id
 
 
+# An archive that the command made itself differs in its last bytes, gzip's checksum, if in nothing else. The `:` is for
+# a command that is only a comment.
 COMMAND_HEAD = f"""set +e
-archive() {{ ls -i {ARCHIVE} && wc -c < {ARCHIVE}; }} 2> /dev/null
+archive() {{ ls -i {ARCHIVE} && wc -c < {ARCHIVE} && tail -c 8 {ARCHIVE} | cksum; }} 2> /dev/null
 archive_before=$(archive)
 (
 :
-"""  # the `:` for a command that is only a comment
+"""
 COMMAND_TAIL = f"""
 )
 status=$?
 # rescale_rest_api: all that is left goes into {ARCHIVE}; nothing is deleted before that archive is complete
-compress='gzip -1'
-if command -v pigz > /dev/null 2>&1; then compress='pigz -1'; fi
+compress=gzip
+if command -v pigz > /dev/null 2>&1; then compress=pigz; fi
+pack() {{ # prints the exit status of each program; tar compresses not itself, for some take no 'gzip -1'
+    {{ {{ find . -mindepth 1 -maxdepth 1 ! -name {ARCHIVE} ! -name .{ARCHIVE}.part ! -name {LOG} ! -name __pycache__ \
+            ! -name tmp {' '.join(f'! -name {script}' for script in SCRIPTS)} -print0; printf $? >&3; }} |
+        {{ tar -cf - --null -T -; printf $? >&3; }} | {{ $compress -1 > .{ARCHIVE}.part; printf $? >&3; }}; }} 3>&1
+}}
 if [ -f {ARCHIVE} ] && [ "$(archive)" != "$archive_before" ]
 then
     echo 'the command packed {ARCHIVE} itself: all files stay as it left them'
-elif {{ find . -mindepth 1 -maxdepth 1 ! -name {ARCHIVE} ! -name .{ARCHIVE}.part ! -name {LOG} ! -name __pycache__ \
-        ! -name tmp {' '.join(f'! -name {script}' for script in SCRIPTS)} -print0 || printf 'the list broke off'; }} |
-    tar --use-compress-program="$compress" -cf .{ARCHIVE}.part --null -T - && mv -f .{ARCHIVE}.part {ARCHIVE}
+elif [ "$(pack)" = 000 ] && mv -f .{ARCHIVE}.part {ARCHIVE}
 then
     find . -mindepth 1 -maxdepth 1 ! -name {ARCHIVE} ! -name {LOG} -exec rm -rf {{}} +
     [ $status -ne 0 ] || rm -f {LOG}
@@ -605,8 +610,9 @@ def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str)
     _check_job_id(job_id)
     job_file = Path(f"{job_name}.job")
     with _file_errors(f"{job_file} cannot be written; job {job_id} was not submitted"):
+        again = job_file.exists() and job_file.read_bytes().split() == [job_id.encode()]
         _claim(job_file, f"{job_id}\n")
-    _start(rescale_platform, my_token, job_id)
+    _start(rescale_platform, my_token, job_id, again)
     _say(f"Job {job_id} : submitted")
     page = _result_page(rescale_platform, job_id)
     link, text = (f"{job_name}.url", f"[InternetShortcut]\nURL={page}\n") if WINDOWS else (
@@ -618,8 +624,11 @@ def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str)
         _say(f"- {error}")
 
 
-def _start(rescale_platform: str, my_token: str, job_id: str) -> None:
-    """Send the submission; whatever is answered, the statuses decide whether the job was started."""
+def _start(rescale_platform: str, my_token: str, job_id: str, again: bool) -> None:
+    """Send the submission; whatever is answered, the statuses decide whether the job was started.
+
+    `again`: an earlier run was killed, perhaps while its submission was on the way.
+    """
 
     def started(patience: float = 0) -> bool:
         deadline = time.monotonic() + patience
@@ -629,7 +638,7 @@ def _start(rescale_platform: str, my_token: str, job_id: str) -> None:
             time.sleep(1)
         return True
 
-    if started():
+    if started(SUBMIT_PATIENCE if again else 0):
         return
     try:
         # An unclear answer may hide a start: the platform gets time to show it before the request is repeated.
@@ -816,11 +825,12 @@ def _raise_unless_successful(
         try:
             files, lines = _what_it_left(rescale_platform, my_token, job_id, success)
         except RescaleError as error:
-            if success is not False:
-                success, reason = False, f"it ended ({reason}), but what it left cannot be looked at: {error}"
+            if success is not False:  # not known to have failed
+                text = f"job {job_id} ended ({reason}), but what it left cannot be looked at: {error}"
+                raise RescaleError(text, error.status) from error
     code = _exit_code(lines)
     if success is None:
-        success = code == 0 or (code is None and [file.name for file in files] == [ARCHIVE])
+        success = code == 0 or (code is None and [file.relative for file in files if not file.is_input] == [ARCHIVE])
     if success and code:
         success, reason = False, f"{LOG} ends with exit code {code}, though the platform says {reason!r}"
     if success:
@@ -845,7 +855,9 @@ def _what_it_left(
     """The output files of a job that has ended, and its log; waits for them longest where the outcome hangs on them."""
     for tries_left in range(0 if success is False else OUTCOME_TRIES, -1, -1):
         try:
-            files = _output_files(rescale_platform, my_token, job_id, successful=bool(success))
+            # A failed job leaves its log; where nothing else tells the outcome, that it is missing must be sure.
+            wanted = LOG if success is None else ""
+            files = _output_files(rescale_platform, my_token, job_id, wanted=wanted, successful=bool(success))
             return files, _without_command(_finished_log(rescale_platform, my_token, files))
         except RescaleError as error:
             if not tries_left or error.status is not None:
@@ -949,18 +961,19 @@ def _listing(rescale_platform: str, my_token: str, job_id: str, patience: float 
 
 
 def _output_files(
-    rescale_platform: str, my_token: str, job_id: str, *, successful: bool = True, with_archive: bool = False
+    rescale_platform: str, my_token: str, job_id: str, *, wanted: str = "", successful: bool = False
 ) -> list[_File]:
     """The output files of a job that has ended, once the list is complete: the same twice, and all uploaded.
 
-    Of a successful job rescale.tar.gz alone is complete at once, for that is what job_setup's packing leaves.
-    After two minutes the list counts as it is. Of a list that is long the second look asks for the count only.
+    `wanted` must be among them. Where only the `successful` job's rescale.tar.gz matters, it is enough alone, for that
+    is what job_setup's packing leaves. After two minutes the list counts as it is. Of a list that is long the second
+    look asks for the count only.
     """
     deadline = time.monotonic() + FILES_PATIENCE
     while True:
         files = _listing(rescale_platform, my_token, job_id)
         names = [file.name for file in files if not file.is_input]
-        settled = files and all(file.uploaded for file in files) and (ARCHIVE in names or not with_archive)
+        settled = files and all(file.uploaded for file in files) and (wanted in names or not wanted)
         if (settled and successful and names == [ARCHIVE]) or time.monotonic() >= deadline:
             break
         time.sleep(FILES_INTERVAL)
@@ -1070,10 +1083,12 @@ class _Transfer:
             target.touch()  # its time tells main.py that it is the result of the job as submitted last
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(part):
+        with _locked(part) as lock:
             self._complete(file, part)
-        _set_aside(target)
-        part.replace(target)
+            if WINDOWS:  # which renames no open file
+                lock.close()
+            _set_aside(target)
+            part.replace(target)
         return True
 
     def _complete(self, file: _File, part: Path) -> None:
@@ -1085,14 +1100,15 @@ class _Transfer:
             self._forget(file, part)
             _say(f"- {file.name} arrived damaged")
         else:
-            part.unlink()
+            with contextlib.suppress(OSError):  # on Windows: it is empty, and open
+                part.unlink()
             raise RescaleError(
                 f"{file.name} (file {file.id}) arrived damaged twice: its {file.algorithm} is not the platform's. "
                 "Nothing was kept under its name; it is still on the platform, try again later"
             )
         if not file.algorithm:
             _say(f"- {file.name}: the platform gave no checksum, only the size was checked")
-        if file.size > BLOCK:  # a thousand small ones would wait for the disk a thousand times
+        if file.size > BLOCK or file.name == ARCHIVE:  # a thousand small ones would wait for the disk each time
             _to_disk(part)
 
     def _right(self, file: _File, part: Path, in_ranges: bool) -> bool:
@@ -1101,7 +1117,9 @@ class _Transfer:
             try:
                 return self._ranges(file, part)
             except _NoRanges:
-                self._forget(file, part)
+                pass
+        if file.size > RANGE and any(_marks(part)):  # there are holes between the ranges
+            self._forget(file, part)
         self._stream(file, part, 0, file.size)
         return _is_right(part, file)
 
@@ -1188,7 +1206,7 @@ class _Transfer:
             try:
                 _request(
                     *self.access, "GET", f"files/{file.id}/contents/", fresh=missing, read=save, elsewhere=True,
-                    stop=self.stop,
+                    stop=self.stop, settled=lambda: mark.stat().st_size == size,
                 )
             except RescaleError:
                 # As long as some of it comes, a bad line is worth another try.
@@ -1288,7 +1306,7 @@ def file_previous_job(rescale_platform: str, my_token: str, job_id: str) -> list
     the job left no rescale.tar.gz. Source: GET /api/v2/jobs/{id}/files/ (rescale-api.md §9).
     """
     _check_job_id(job_id)
-    files = _output_files(rescale_platform, my_token, job_id, with_archive=True)
+    files = _output_files(rescale_platform, my_token, job_id, wanted=ARCHIVE, successful=True)
     archives = [
         file for file in files
         if file.relative in (ARCHIVE, f"shared/{ARCHIVE}") and file.uploaded and not file.is_input

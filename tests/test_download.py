@@ -107,9 +107,10 @@ def test_a_list_that_still_grows_is_waited_for(lag, access, clock, sim, ended_jo
     assert tree() == files
 
 
-def test_a_good_job_is_downloaded_without_a_wait(access, clock, run_job):
+def test_a_good_job_is_downloaded_after_a_second_look_at_its_list(access, clock, run_job):
+    """Whoever calls it may have packed the archive, and left more, without job_setup."""
     rescale.job_download(*access, "job", run_job())
-    assert clock.now == 0
+    assert clock.now == rescale.FILES_INTERVAL
 
 
 def test_files_that_were_never_stored_are_named_and_the_others_are_there(access, clock, sim, ended_job):

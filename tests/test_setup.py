@@ -358,6 +358,43 @@ def test_a_command_that_packs_its_own_archive_is_left_to_it(command, folder):
     assert folder.packed() == {"a": b"1\n"}
 
 
+def test_an_archive_that_the_command_wrote_over_its_input_is_left_to_it_whatever_its_size(folder):
+    """Packed in place, it keeps the inode; and by chance it may have the size, too."""
+    for content in (b"1\n", b"2\n"):
+        with tarfile.open(folder.path / f"{content[:1].decode()}.tgz", "w:gz", compresslevel=0) as tar:
+            (folder.path / "a").write_bytes(content)
+            tar.add(folder.path / "a", "a")
+    (folder.path / "1.tgz").rename(folder.path / "rescale.tar.gz")
+    assert (folder.path / "2.tgz").stat().st_size == (folder.path / "rescale.tar.gz").stat().st_size
+    assert folder.run("cat 2.tgz > rescale.tar.gz; rm a 2.tgz\n") == 0
+    assert folder.packed() == {"a": b"2\n"}
+
+
+def test_a_tar_whose_compressing_program_may_have_no_options_will_do(folder, tmp_path):
+    """GNU tar took none before 1.27, which old clusters have."""
+    old = tmp_path / "old" / "tar"
+    old.parent.mkdir()
+    refusal = r'case "$*" in *=gzip\ *|*=pigz\ *) exit 2 ;; esac'
+    old.write_text(f'#!/bin/sh\n{refusal}\nexec {shutil.which("tar")} "$@"\n')
+    old.chmod(0o755)
+    assert folder.run("echo 1 > a\n", env={**os.environ, "PATH": f"{old.parent}:{os.environ['PATH']}"}) == 0
+    assert folder.packed() == {"a": b"1\n"}
+
+
+@pytest.mark.parametrize("program", ["find", "tar", "gzip"])
+def test_a_program_that_fails_at_the_end_of_the_packing_makes_no_result(program, folder, tmp_path):
+    """What it wrote until then may look whole."""
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in ("find", "tar", "gzip", "rm", "mv", "sh", "printf"):
+        real = shutil.which(name)
+        (broken / name).write_text(f'#!/bin/sh\n{real} "$@"{" && exit 1" if name == program else ""}\n')
+        (broken / name).chmod(0o755)
+    (folder.path / "a").write_bytes(b"1")
+    assert folder.run("true\n", env={**os.environ, "PATH": str(broken)}) == 1
+    assert folder.names() == {"a", "process_output.log"}
+
+
 @pytest.mark.parametrize("command", ["rm rescale.tar.gz", "cp -p rescale.tar.gz b.tar.gz", "touch rescale.tar.gz"])
 def test_a_command_that_only_handles_its_input_archive_is_packed(command, folder):
     with tarfile.open(folder.path / "rescale.tar.gz", "w:gz") as tar:
