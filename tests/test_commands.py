@@ -16,6 +16,7 @@ import pytest
 
 import rescale_rest_api as rescale
 from conftest import wait_until
+from rescale_simulator import Fault
 
 MODULE = Path(rescale.__file__)
 USER_INCLUDED = ("user_included", "0", {}, "emerald", 1, 1, 1, None, [])
@@ -122,6 +123,26 @@ def test_a_restarted_job_executes_and_waits_in_turns():
                               ("01:15:00", "Executing"), ("02:15:00", "Completed")]
     ]
     assert rescale._times(history) == ("15 min", "2 h 00 min")
+
+
+def test_an_overview_survives_a_lost_request_and_lines_up_korean_names(sim, access, capsys):
+    links = {name: start(access, name) for name in ("정적@1", "long-name@1")}
+    for job_id in links.values():
+        rescale.job_monitor(*access, job_id)
+    capsys.readouterr()
+    sim.faults.append(Fault("503", times=1))
+    rescale.chain_overview(*access, links)
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert "?" not in "".join(rows)
+    assert len({rescale._width(row[:row.index(mark)]) for row, mark in zip(rows, ["id", *links.values()])}) == 1
+
+
+def test_a_download_of_a_job_that_still_runs_says_so(sim, access, monkeypatch):
+    monkeypatch.setattr(rescale, "FILES_PATIENCE", 3)
+    job_id = start(access, command="sleep 30")
+    wait_until(lambda: sim.jobs[job_id].statuses[-1]["status"] == "Executing")
+    with pytest.raises(rescale.RescaleError, match="no output files; its status is Executing"):
+        rescale.job_download(*access, "job", job_id)
 
 
 # Progress

@@ -342,6 +342,31 @@ def test_what_a_failed_last_job_left_can_be_fetched_before_the_job_is_repeated(s
     assert sorted(sim.jobs[job_id].name.split("@")[1] for job_id in sim.starts) == ["first", "second", "second"]
 
 
+def test_a_finished_chain_is_not_run_again_though_the_job_file_of_its_last_link_is_deleted(sim, chain):
+    """As by the one who meant to repeat a failed job of another chain: `rm *@second@*.job`."""
+    Watch(sim)
+    assert run()[0] == 0
+    [second] = Path().glob("*@second@*.job")
+    second.unlink()
+    jobs = len(sim.jobs)
+
+    status, _, err = run("--resume")
+
+    assert (status, len(sim.jobs)) == (2, jobs)
+    assert "no unfinished chain" in err
+
+
+def test_a_chain_whose_download_broke_off_behind_its_archive_is_gone_on_with(sim, chain):
+    Watch(sim)
+    assert run()[0] == 0
+    (result().parent / ".abcXYZ.part").touch()
+
+    status, out, err = run("--resume")
+
+    assert (status, err) == (0, "")
+    assert "\nGoing on with the chain of 2" in out
+
+
 def test_the_newest_unfinished_chain_is_gone_on_with(sim, chain):
     Watch(sim)
     sim.fail = "second"

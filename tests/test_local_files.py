@@ -327,6 +327,23 @@ def test_a_killed_download_in_ranges_goes_on_where_each_of_them_stopped(sim, acc
         {start + size for start, size in came.items()} | ({None} if power_cut else set())
 
 
+def test_ranges_without_a_checksum_to_judge_them_by_are_fetched_anew(sim, access, ended_job, monkeypatch):
+    """The platform gave a checksum when the download began, and gives none any more: between the ranges are holes."""
+    monkeypatch.setattr(rescale, "SINGLE", 100_000)
+    monkeypatch.setattr(rescale, "RANGE", 100_000)
+    content = os.urandom(400_000)
+    job_id = ended_job({"rescale.tar.gz": content})
+    [file] = sim.files
+    Path("job").mkdir()
+    Path(f"job/.{file}.part").write_bytes(bytes(300_000) + content[300_000:350_000])
+    Path(f"job/.{file}.part.300000").write_bytes(bytes(50_000))
+    sim.checksums = "none"
+
+    rescale.job_download(*access, "job", job_id)
+
+    assert Path("job/rescale.tar.gz").read_bytes() == content
+
+
 # Terminals
 
 

@@ -523,3 +523,34 @@ def test_a_server_that_is_down_is_sat_out(clock, sim, executing, shown):
     sim.faults.append(Fault("refused", path="statuses", skip=2, seconds=0.4))
     lines = shown(executing(text(1, 1), text(2, 2)))
     assert [line for line in log_part(lines) if line.startswith("iteration")] == text(1, 2).splitlines()
+
+
+# What an outcome is not read from
+
+
+@pytest.mark.parametrize("reason", [None, "Walltime limit reached"])
+def test_an_input_that_is_listed_is_no_sign_of_success(access, clock, sim, ended_job, reason):
+    job_id = ended_job({"rescale.tar.gz": b"the input"}, ("Executing", None), ("Completed", reason))
+    [file] = [sim.files[id_] for id_ in sim.jobs[job_id].files]
+    file.type_id = rescale.INPUT_FILE
+    with pytest.raises(rescale.JobFailed):
+        rescale.job_monitor(*access, job_id)
+
+
+def test_a_log_that_is_listed_late_is_waited_for_where_the_outcome_hangs_on_it(access, clock, sim, ended_job):
+    log = b"[2026-01-01T00:00:00Z]: Exited with code 3\n"
+    job_id = ended_job({"rescale.tar.gz": b"half", "process_output.log": log}, ("Executing", None), ("Completed", None))
+    sim.jobs[job_id].files.sort(key=lambda id_: sim.files[id_].name != "rescale.tar.gz")
+    sim.listing_lag = 4
+    with pytest.raises(rescale.JobFailed, match="exit code 3"):
+        rescale.job_monitor(*access, job_id)
+
+
+def test_a_success_whose_files_cannot_be_looked_at_is_not_called_a_failure(access, sim, ended_job, monkeypatch):
+    monkeypatch.setattr(rescale, "PATIENCE", 3)
+    monkeypatch.setattr(rescale, "OUTCOME_TRIES", 2)
+    job_id = ended_job({"rescale.tar.gz": b"1"})
+    sim.faults.append(Fault("503", path="/files/", times=10**6))
+    with pytest.raises(rescale.RescaleError, match="Completed successfully") as caught:
+        rescale.job_monitor(*access, job_id)
+    assert not isinstance(caught.value, rescale.JobFailed)

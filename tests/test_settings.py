@@ -146,3 +146,21 @@ def test_a_rehearsal_takes_settings_that_it_does_not_know_and_says_so(sim, fast,
     assert capsys.readouterr().out.count("unknown to this rehearsal") == 4
     job_id = rescale.job_setup(sim.url, sim.token, "name", "true", *mine.values(), [])
     assert sim.jobs[job_id].data["jobanalyses"][0]["hardware"]["coreType"] == "sapphire"
+
+
+def test_values_of_the_wrong_kind_and_a_wrong_folder_are_told_together_with_unknown_ones(access):
+    wrong = {
+        "code_name": "abacus", "core_per_slot": "four", "walltime": "1 h", "slot": 0, "license_info": "27000@host",
+        "license_features": ["abaqus"], "input_path": "nowhere", "projectid": "nowhere",
+    }
+    with pytest.raises(rescale.RescaleError) as caught:
+        rescale.check_settings(*access, **{**GOOD, **wrong})
+    assert [name for name in wrong if f"{name} " not in str(caught.value)] == []
+
+
+def test_a_rehearsal_takes_unknown_values_but_none_of_the_wrong_kind(access, sim, monkeypatch, capsys):
+    monkeypatch.setenv("RESCALE_REHEARSAL", sim.url)
+    rescale.check_settings(*access, **{**GOOD, "code_name": "abacus"})
+    assert "unknown to this rehearsal" in capsys.readouterr().out
+    with pytest.raises(rescale.RescaleError, match="walltime = '1 h'"):
+        rescale.check_settings(*access, **{**GOOD, "walltime": "1 h"})

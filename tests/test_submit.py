@@ -208,3 +208,28 @@ def test_a_job_that_has_ended_cannot_be_stopped(access, run_job):
         rescale.job_stop(*access, job_id)
     assert job_id in str(refused.value)
     assert "not running" in str(refused.value)
+
+
+def test_after_a_kill_the_platform_gets_time_to_show_a_start_before_it_is_repeated(access, sim, set_up):
+    """The submission of the run that was killed may still be on its way."""
+    job_id = set_up()
+    Path("job.job").write_text(f"{job_id}\n")
+    late = []
+
+    def start_after_the_first_look(record, moment):
+        if record.path.endswith("/statuses/") and moment == "after" and not late:
+            late.append(record)
+            sim.add_status(sim.jobs[job_id], "Pending")
+
+    sim.on_request = start_after_the_first_look
+    rescale.job_submit(*access, "job", job_id)
+    assert late
+    assert submissions(sim) == 0
+
+
+def test_another_job_of_the_same_name_needs_no_such_time(access, clock, sim, set_up):
+    Path("job.job").write_text("abcXYZ\n")
+    job_id = set_up()
+    rescale.job_submit(*access, "job", job_id)
+    assert sim.starts == {job_id: 1}
+    assert clock.now < rescale.SUBMIT_PATIENCE / 2
