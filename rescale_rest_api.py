@@ -1987,16 +1987,21 @@ def _claim(path: Path, text: str) -> None:
 def _locked(path: Path) -> BinaryIO:
     """Open a file, made if need be, that no other process works on; where there are no locks, only open it."""
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b")
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            file.seek(1 << 60)  # far behind the content, which others may read
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
-            file.seek(0)
-        in_use = not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()))  # renamed meanwhile
-    except OSError as error:
-        in_use = error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+    for tries_left in range(20, -1, -1):  # a second: a program that is being started shares our locks until it runs
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                file.seek(1 << 60)  # far behind the content, which others may read
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+                file.seek(0)
+            in_use = not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()))  # renamed meanwhile
+            break
+        except OSError as error:
+            in_use = error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+            if not in_use or not tries_left:
+                break
+            time.sleep(0.05)
     if in_use:
         file.close()
         raise _in_use(path)

@@ -164,6 +164,13 @@ def test_what_a_killed_run_left_is_not_packed():
     assert list(contents()) == ["rod.inp"]
 
 
+def test_of_what_a_killed_run_left_nothing_is_in_the_new_archive():
+    Path("rod.inp").write_text("x")
+    whole = rescale.create_tar_gz().read_bytes()
+    Path(".rescale.tar.gz.part").write_bytes(b"left" * 100_000)  # more than will be written
+    assert rescale.create_tar_gz().read_bytes() == whole
+
+
 def test_the_scripts_which_may_hold_the_token_are_never_packed(tmp_path):
     folder = tmp_path / "own"
     folder.mkdir()

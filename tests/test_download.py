@@ -236,6 +236,38 @@ def test_another_part_of_a_file_than_was_asked_for_is_not_taken(access, sim, end
     assert not Path("job/rescale.tar.gz").exists()
 
 
+def test_without_a_checksum_the_page_of_a_proxy_does_not_become_a_part_of_the_file(access, sim, ended_job):
+    files = {"rescale.tar.gz": os.urandom(300_000)}
+    job_id = ended_job(files)
+    sim.checksums = "none"
+    sim.faults.append(Fault("html", path="contents", times=2))
+    rescale.job_download(*access, "job", job_id)
+    assert tree() == files
+
+
+def test_as_long_as_some_of_it_comes_a_line_may_break_as_often_as_it_will(access, sim, ended_job, monkeypatch):
+    monkeypatch.setattr(rescale, "PATIENCE", 0.5)  # which the first fault uses up
+    monkeypatch.setattr(rescale, "BLOCK", 10_000)
+    files = {"rescale.tar.gz": os.urandom(300_000)}
+    job_id = ended_job(files)
+    sim.faults.append(Fault("reset_midway", path="contents", times=3))
+    rescale.job_download(*access, "job", job_id)
+    assert tree() == files
+    assert sim.faults[0].hits == 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks are others there")
+def test_two_processes_do_not_write_the_same_file(access, sim, ended_job):
+    job_id = ended_job(ARCHIVE)
+    Path("job").mkdir()
+    part = Path(f"job/.{file_named(sim, 'rescale.tar.gz').id}.part")
+    with rescale._locked(part), pytest.raises(rescale.RescaleError, match="in use"):  # as another process has it
+        rescale.job_download(*access, "job", job_id)
+    assert not fetched(sim)
+    rescale.job_download(*access, "job", job_id)
+    assert tree() == ARCHIVE
+
+
 # What is there already
 
 
@@ -271,6 +303,15 @@ def test_another_file_that_is_in_the_way_is_kept_under_a_new_name(access, ended_
         assert tree()["rescale.tar.gz"] == ARCHIVE["rescale.tar.gz"]
     assert sorted(tree().values()) == sorted([b"mine", b"of equal l.", ARCHIVE["rescale.tar.gz"]])
     assert "another rescale.tar.gz" in capsys.readouterr().out
+
+
+def test_without_a_checksum_another_file_of_equal_length_is_not_taken_for_the_result(access, sim, ended_job):
+    job_id = ended_job(ARCHIVE)
+    sim.checksums = "none"
+    Path("job").mkdir()
+    Path("job/rescale.tar.gz").write_bytes(b"of equal l.")
+    rescale.job_download(*access, "job", job_id)
+    assert tree() == {**ARCHIVE, "rescale.tar.gz.previous-1": b"of equal l."}
 
 
 def test_two_files_of_one_path_are_both_kept(access, sim, ended_job):

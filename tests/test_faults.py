@@ -324,6 +324,15 @@ def test_a_submission_that_was_not_heard_is_repeated(sim, access, fault):
     assert len(submissions(sim)) == 3
 
 
+def test_a_submission_that_is_redirected_starts_no_other_job(sim, access):
+    job_id, other = text_job(sim, "sleep 60"), text_job(sim, "sleep 60")
+    sim.faults.append(Fault("redirect", "POST", "/submit/", location=f"{sim.url}/api/v2/jobs/{other}/submit/"))
+
+    rescale.job_submit(*access, "job", job_id)
+
+    assert dict(sim.starts) == {job_id: 1}
+
+
 def test_before_a_submission_is_repeated_the_statuses_are_read(sim, access):
     job_id = text_job(sim, "sleep 60")
     sim.faults.append(Fault("503", "POST", "/submit/", times=2))
@@ -604,6 +613,21 @@ def test_a_history_that_is_behind_the_times_does_not_end_a_monitor(idle, empty, 
     ]
 
 
+def test_a_monitor_that_is_told_to_come_back_in_weeks_looks_sooner(idle):
+    answers = iter([(429, {"detail": "throttled"}, {"Retry-After": "2000000"})])
+    began = idle.now
+
+    def answer(request: requests.PreparedRequest) -> tuple:
+        if "/files/" in request.url:
+            return 200, {"results": [ARCHIVE], "next": None}
+        return next(answers, (200, history(*RUNNING, ("Completed", "Completed successfully"))))
+
+    connect(answer)
+    rescale.job_monitor(PLATFORM, TOKEN, "abCdEf")
+
+    assert idle.now - began < 2 * 3600
+
+
 def answering_end(idle, reason: str | None, log: bytes, unreachable: float):
     """A job that has ended and left a log, which cannot be fetched for `unreachable` seconds."""
     began = idle.now
@@ -631,6 +655,26 @@ def test_a_failure_that_only_the_log_tells_is_a_failure_after_any_outage(idle, u
     connect(answering_end(idle, "Completed successfully", log, unreachable))
 
     with pytest.raises(rescale.JobFailed, match="exit code 3"):
+        rescale.job_monitor(PLATFORM, TOKEN, "abCdEf")
+
+
+def test_an_outage_of_everything_after_the_end_of_a_job_is_waited_out_however_long(idle):
+    """A night and a day, say: longer than what is waited where only the log is missing."""
+    answer = answering_end(idle, None, b"[2026-01-02T03:05:00Z]: Exited with code 0\n", 0)
+    began = idle.now
+    connect(lambda request: (503, b"") if 0 < idle.now - began < 24 * 3600 or "/files/" in request.url and
+            idle.now == began else answer(request))
+
+    rescale.job_monitor(PLATFORM, TOKEN, "abCdEf")
+
+    assert idle.now - began >= 24 * 3600
+
+
+def test_a_success_is_not_believed_as_long_as_what_the_job_left_cannot_be_looked_at(idle):
+    answer = answering_end(idle, "Completed successfully", b"[2026-01-02T03:05:00Z]: Exited with code 3\n", 0)
+    connect(lambda request: (403, {"detail": "Nothing doing."}) if "/files/" in request.url else answer(request))
+
+    with pytest.raises(rescale.RescaleError, match=r"cannot be looked at.*403"):
         rescale.job_monitor(PLATFORM, TOKEN, "abCdEf")
 
 
@@ -680,6 +724,22 @@ def test_a_list_without_an_end_is_not_read_for_ever(idle):
 
     with pytest.raises(rescale.RescaleError):
         rescale.file_previous_job(PLATFORM, TOKEN, "abCdEf")
+
+
+def test_an_answer_without_an_end_does_not_fill_the_disk(idle):
+    taken = []
+
+    def answer(request: requests.PreparedRequest) -> tuple:
+        taken.append(sum(path.stat().st_size for path in Path().rglob("*") if path.is_file()))
+        if "/contents/" in request.url:
+            return 200, b"x" * 5_000_000, {"Content-Type": "application/octet-stream"}
+        return 200, {"results": [{**ARCHIVE, "decryptedSize": 1000}], "next": None}
+
+    connect(answer)
+    with pytest.raises(rescale.RescaleError, match="more than 1000 bytes"):
+        rescale.job_download(PLATFORM, TOKEN, "job", "abCdEf")
+
+    assert max(taken) <= 1000
 
 
 def test_every_request_has_both_timeouts(sim, access, monkeypatch):

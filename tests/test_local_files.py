@@ -169,6 +169,42 @@ def test_a_file_system_without_locks_is_good_enough(sim, access, monkeypatch, er
     assert dict(sim.starts) == {job_id: 1}
 
 
+@needs_posix
+def test_an_archive_that_another_process_finishes_in_this_moment_is_not_emptied(monkeypatch):
+    """Between opening the temporary file and locking it, it may get its name: then it is the other one's archive."""
+    Path("rod.inp").write_bytes(b"new")
+    part = Path(".rescale.tar.gz.part")
+    part.write_bytes(b"theirs")
+
+    def a_moment_later(*_: object) -> None:
+        if part.exists():
+            part.replace("rescale.tar.gz")
+
+    monkeypatch.setattr("fcntl.flock", a_moment_later)
+    with pytest.raises(rescale.RescaleError, match="in use"):
+        rescale.create_tar_gz()
+
+    assert Path("rescale.tar.gz").read_bytes() == b"theirs"
+
+
+@needs_posix
+def test_a_job_file_that_another_process_writes_in_this_moment_is_the_other_ones(sim, access, monkeypatch):
+    """Between writing it and locking it."""
+    job_id = text_job(sim)
+    Path("theirs").write_bytes(b"OtherJob\n")
+
+    def a_moment_later(fd: int) -> None:
+        if Path("job.job").exists() and Path("theirs").exists():
+            Path("theirs").replace("job.job")
+
+    monkeypatch.setattr(os, "fsync", a_moment_later)
+    with pytest.raises(rescale.RescaleError, match="in use"):
+        rescale.job_submit(*access, "job", job_id)
+
+    assert submissions(sim) == []
+    assert Path("job.job").read_bytes() == b"OtherJob\n"
+
+
 @pytest.mark.parametrize("name", ["job.job", ".job.job.part"])
 def test_a_folder_in_the_place_of_a_job_file_is_told_and_nothing_is_started(sim, access, name):
     job_id = text_job(sim)

@@ -139,6 +139,24 @@ def test_the_dates_decide_about_the_order(dates, newest_first, sim, shown, run_j
     assert shown(job_id) == [f"Job ID : {status}" for status in HAPPY]
 
 
+@pytest.mark.parametrize("listed", [[5, 0, 1, 2, 3, 4], [1, 0, 2, 4, 3, 5], [0, 5, 4, 3, 2, 1]], ids=str)
+def test_the_dates_decide_even_if_the_list_has_no_order(listed, sim, shown, run_job):
+    job_id = run_job()
+    statuses = sim.jobs[job_id].statuses
+    for second, entry in enumerate(statuses):
+        entry["statusDate"] = f"2026-01-02T03:04:0{second}Z"
+    statuses[:] = [statuses[index] for index in listed]
+    assert shown(job_id) == [f"Job ID : {status}" for status in HAPPY]
+
+
+def test_a_whole_job_within_a_second_is_listed_newest_first(sim, shown, run_job):
+    job_id = run_job()
+    sim.newest_first = True
+    for entry in sim.jobs[job_id].statuses:
+        entry["statusDate"] = "2026-01-02T03:04:05Z"
+    assert shown(job_id) == [f"Job ID : {status}" for status in HAPPY]
+
+
 @pytest.mark.parametrize("date", [None, "", "soon", 5, "2026-13-45T99:99:99Z"])
 def test_without_dates_the_documented_order_counts(date, sim, shown, run_job):
     job_id = run_job()
@@ -228,6 +246,11 @@ def test_each_line_is_shown_once_in_order_with_dots_where_some_were_missed(growt
 def test_equal_lines_are_told_apart_by_their_neighbours(executing, shown):
     steps = ["a\na\na\n", "a\nb\n", "b\n", "\n\n", "\n", "a\na\n"]
     assert log_part(shown(executing(*steps))) == "".join(steps).splitlines()
+
+
+def test_missed_lines_are_told_after_an_empty_one_too(executing, shown):
+    lines = log_part(shown(executing("one\n\n", text(1, 30))))
+    assert lines == ["one", "", "...", *text(11, 30).splitlines()]
 
 
 def test_a_line_that_was_half_written_is_shown_whole_afterwards(executing, shown):
@@ -374,7 +397,23 @@ def test_a_job_that_never_got_resources_but_says_success_is_none(sim, run_job, f
     sim.never_runs = "Completed  Successfully"
     run = run_job()
     sim.jobs[run].statuses[-1]["statusReason"] = None
-    failure(run)
+    assert failure(run).reason == "it never executed"
+
+
+@pytest.mark.parametrize("reason", [
+    "Exceeded max number of restarts", "Could not allocate compute resources from the compute provider",
+])
+def test_a_job_that_was_interrupted_and_never_came_back_has_failed_whatever_it_left(reason, ended_job, failure):
+    history = [("Executing", None), ("Queued", None), ("Completed", reason)]
+    assert failure(ended_job({"rescale.tar.gz": b""}, *history)).reason == reason
+
+
+def test_an_archive_that_is_listed_before_the_log_is_no_success_yet(clock, sim, ended_job, failure):
+    log = b"[2026-01-02T03:04:05Z]: Exited with code 3\n"
+    job_id = ended_job({"rescale.tar.gz": b"", LOG: log}, ("Executing", None), ("Completed", None))
+    sim.jobs[job_id].files.sort(key=lambda file_id: sim.files[file_id].relative_path == LOG)
+    sim.listing_lag = 1
+    assert "exit code 3" in str(failure(job_id))
 
 
 def test_a_stopped_job_has_failed(access, sim, set_up, clock, failure):
@@ -421,7 +460,12 @@ def test_of_a_huge_log_only_the_end_is_fetched(quirks, sim, ended_job, failure):
 
 
 @pytest.mark.parametrize(
-    "files", [{}, {"result.odb": b"x"}, {LOG: b""}, {f"sub/{LOG}": b"Exited with code 0\n"}], ids=str
+    "files",
+    [
+        {}, {"result.odb": b"x"}, {LOG: b""}, {f"sub/{LOG}": b"Exited with code 0\n"},
+        {"rescale.tar.gz": b"x", "result.odb": b"x"}, {"rescale.tar.gz": b"x", LOG: b""},
+    ],
+    ids=str,
 )
 def test_without_a_log_and_a_reason_nothing_is_taken_for_a_success(files, clock, ended_job, failure):
     error = failure(ended_job(files, ("Executing", None), ("Completed", None)))
@@ -459,6 +503,11 @@ def test_without_a_reason_what_is_left_behind_decides(quirks, command, clock, si
     for name, value in quirks.items():
         setattr(sim, name, value)
     assert shown(run_job(command, {"rod.inp": b"x"}))[-1] == "Job ID : Completed"
+
+
+def test_what_a_program_says_of_an_exit_code_within_a_line_is_not_the_jobs(clock, ended_job, shown):
+    log = b"[2026-01-02T03:04:05Z]: the mesher Exited with code 3, once more with a finer mesh\n"
+    assert shown(ended_job({"rescale.tar.gz": b"", LOG: log}))[-1].endswith(("Completed", "finer mesh"))
 
 
 # The end of waiting

@@ -56,6 +56,19 @@ def test_where_the_job_worked_in_shared_its_archive_is_taken_from_there(access, 
     assert rescale.file_previous_job(*access, job_id)[0]["id"] == id_of(sim, "shared/rescale.tar.gz")
 
 
+def test_of_two_archives_the_one_in_shared_is_taken_where_the_job_packed(access, clock, sim, ended_job):
+    job_id = ended_job({"rescale.tar.gz": b"1", "shared/rescale.tar.gz": b"2"})
+    assert rescale.file_previous_job(*access, job_id)[0]["id"] == id_of(sim, "shared/rescale.tar.gz")
+
+
+def test_an_input_archive_that_is_listed_first_is_not_taken_for_a_whole_list(access, clock, sim, ended_job):
+    job_id = ended_job({"input/rescale.tar.gz": b"1", "rescale.tar.gz": b"2"})
+    next(file for file in sim.files.values() if file.relative_path.startswith("input/")).type_id = 1
+    sim.jobs[job_id].files.sort(key=lambda file_id: sim.files[file_id].type_id != 1)
+    sim.listing_lag = 1
+    assert rescale.file_previous_job(*access, job_id)[0]["id"] == id_of(sim, "rescale.tar.gz")
+
+
 def test_hundreds_of_files_are_listed_in_few_requests(access, sim, ended_job):
     job_id = ended_job({**{f"frame {number}": b"" for number in range(600)}, "rescale.tar.gz": b"1"})
     sim.requests.clear()

@@ -102,6 +102,12 @@ def test_whatever_happens_on_the_way_the_job_starts_exactly_once(fault, access, 
     assert capsys.readouterr().out.endswith(f"Job {job_id} : submitted\n")
 
 
+def test_no_proxy_may_answer_from_its_memory(access, sim, set_up):
+    """Or the statuses of before would hide that the job was started, and it would be started again."""
+    rescale.job_submit(*access, "job", set_up())
+    assert {record.headers["Cache-Control"] for record in sim.requests} == {"no-cache"}
+
+
 # What is refused
 
 

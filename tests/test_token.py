@@ -225,6 +225,14 @@ def test_a_rehearsal_goes_to_its_simulator_and_nowhere_else(monkeypatch, sim, fa
         assert not Path("job.desktop").exists()
 
 
+def test_a_rehearsal_follows_no_redirect_out_of_it(monkeypatch, access, clock, sim, ended_job):
+    monkeypatch.setenv("RESCALE_REHEARSAL", sim.url)
+    job_id = ended_job({"rescale.tar.gz": b"1"})
+    sim.faults.append(Fault("redirect", path="contents", times=1000, location="https://storage.example/a"))
+    with pytest.raises(rescale.RescaleError, match="redirected to storage.example"):
+        rescale.job_download(*access, "job", job_id)
+
+
 def test_a_rehearsal_never_takes_the_key_of_the_file(monkeypatch, sim):
     write_apiconfig(apiconfig(KR, KEY))
     monkeypatch.setenv("RESCALE_REHEARSAL", sim.url)

@@ -129,16 +129,17 @@ def test_the_object_storage_gets_the_request_but_not_the_token(idle, location):
     assert all(request.headers["Authorization"] == TOKEN for request in asked[:-1])
 
 
-def test_an_encrypted_download_is_never_redirected_to_an_unencrypted_one(idle):
+@pytest.mark.parametrize("host", ["storage.example", "127.0.0.1", "localhost"])
+def test_an_encrypted_download_is_never_redirected_to_an_unencrypted_one(idle, host):
     def answer(request: requests.PreparedRequest) -> tuple:
         assert request.url.startswith("https://")
         if "/contents/" in request.url:
-            return 302, b"", {"Location": "http://storage.example/a"}
+            return 302, b"", {"Location": f"http://{host}/a"}
         return 200, {"results": [FILE], "next": None}
 
     connect(answer)
 
-    with pytest.raises(rescale.RescaleError, match="redirected to storage.example"):
+    with pytest.raises(rescale.RescaleError, match=f"redirected to {host}"):
         rescale.job_download(PLATFORM, TOKEN, "job", "abCdEf")
 
 
