@@ -1482,6 +1482,9 @@ def rehearse(sim: Simulator, script: list[str]) -> int:
         if process.poll() is None:
             process.terminate()
             process.wait()
+        for job in sim.jobs.values():
+            if job.statuses and not job.ended:
+                note(f"Job {job.id} ends with this rehearsal. To try --resume, serve without a script; see the README.")
         note(f"The folders of its jobs are in {sim.folder / 'jobs'}")
 
 
