@@ -1885,21 +1885,27 @@ def _pages(
     asked = []
     while query not in asked:
         asked.append(query)
-        reply = _object(
-            _request(rescale_platform, my_token, "GET", path, fresh=functools.partial(dict, params=query),
-                     patience=patience), path
+        results, following = _request(
+            rescale_platform, my_token, "GET", path, fresh=functools.partial(dict, params=query), read=_page,
+            patience=patience,
         )
-        results, following = reply.get("results"), reply.get("next")
-        if not isinstance(results, list) or not isinstance(following, (str, type(None))):
-            raise RescaleError(f"{path}: the answer is no list: {_short(reply)}")
-        for item in results:
-            yield _object(item, path)
+        yield from results
         if not following:
             return
-        if not results:
-            break
         query = {**query, **dict(parse_qsl(following.partition("?")[2]))}
     raise RescaleError(f"{path}: the platform's list has no end")
+
+
+def _page(response: requests.Response) -> tuple[list[dict[str, Any]], str | None]:
+    """The entries of a page and the address of the next one. Another answer may pass, like that of a maintenance."""
+    reply = _json(response)
+    results, following = (reply.get("results"), reply.get("next")) if isinstance(reply, dict) else (None, None)
+    if (
+        not isinstance(results, list) or not all(isinstance(item, dict) for item in results)
+        or not isinstance(following, (str, type(None))) or (following and not results)
+    ):
+        raise _Fault(f"the answer is no list: {_short(reply)}")
+    return results, following
 
 
 def _object(reply: Any, what: str) -> dict[str, Any]:

@@ -474,6 +474,8 @@ class Run(threading.Thread):
         folder.mkdir(parents=True, exist_ok=True)
         # Held open throughout: a command that deletes the log has deleted it for good.
         with (job.work / LOG).open("a+b", buffering=0) as self.log:
+            with contextlib.suppress(OSError):  # a second name, to be read when the job has deleted the first
+                os.link(job.work / LOG, job.folder / LOG)
             refusal = self.place_inputs(folder)
             job.date_started, job.date_completed = sim.now(), None
             sim.add_status(job, executing)

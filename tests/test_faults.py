@@ -642,6 +642,20 @@ def answering_end(idle, reason: str | None, log: bytes, unreachable: float):
     return answer
 
 
+@pytest.mark.parametrize("odd", [
+    {"detail": "maintenance"}, [], None, {"results": None, "next": None}, {"results": ["Queued"], "next": None},
+    {"results": [], "next": f"{PLATFORM}/api/v2/jobs/abCdEf/statuses/?page=2"},
+])
+def test_a_monitor_sits_out_an_answer_that_is_no_list(idle, odd, capsys):
+    began, answer = idle.now, answering_end(idle, "Completed successfully", b"", 0)
+    connect(lambda request: (200, odd) if idle.now - began < 7200 else answer(request))
+
+    rescale.job_monitor(PLATFORM, TOKEN, "abCdEf")
+
+    assert idle.now - began > 7200
+    assert "the answer is no list" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("unreachable", [0, 60, 3 * 3600])
 def test_a_success_that_only_the_log_tells_is_a_success_after_any_outage(idle, unreachable):
     connect(answering_end(idle, None, b"[2026-01-02T03:05:00Z]: Exited with code 0\n", unreachable))

@@ -1226,6 +1226,8 @@ def test_a_rehearsal_keeps_the_folders_of_its_jobs(tmp_path):
     folder = Path(done.stderr.splitlines()[-1].rpartition(" ")[2])
     try:
         assert [path.read_text() for path in folder.glob("user@job2@x-*/work/out.txt")] == ["x\n"]
+        [log] = folder.glob("user@job2@x-*/process_output.log")
+        assert "Exited with code 0" in log.read_text()
     finally:
         shutil.rmtree(folder.parent)
 
