@@ -906,7 +906,21 @@ def job_download(rescale_platform: str, my_token: str, job_name: str, job_id: st
     """
     _check_job_name(job_name)
     _check_job_id(job_id)
-    files = _output_files(rescale_platform, my_token, job_id)
+    began = time.monotonic()
+    files = _output_files(rescale_platform, my_token, job_id, successful=True)
+    targets = _download(rescale_platform, my_token, job_name, job_id, files)
+    if [file.name for file in files if not file.is_input] == [ARCHIVE]:  # there may be more, which is not listed yet
+        time.sleep(max(0, began + FILES_INTERVAL - time.monotonic()))
+        if len(_listing(rescale_platform, my_token, job_id)) > len(files):
+            files = _output_files(rescale_platform, my_token, job_id)
+            targets = _download(rescale_platform, my_token, job_name, job_id, files)
+    return targets
+
+
+def _download(
+    rescale_platform: str, my_token: str, job_name: str, job_id: str, files: list[_File]
+) -> list[Path]:
+    """Fetch these output files, and print how it goes."""
     if not files:
         history = _statuses(rescale_platform, my_token, job_id)
         status = history[-1].status if history else "not submitted"
@@ -1394,7 +1408,6 @@ def check_settings(
     """
     access = rescale_platform, my_token
     wrong: list[str] = []  # whatever the platform knows
-    unknown: list[str] = []  # to its catalogues
 
     def checked(check: Callable[..., Any], *values: Any) -> Any:
         try:
@@ -1417,19 +1430,10 @@ def check_settings(
     packing = checked(_packing, input_path) if input_path is not None else None
     if packing:
         _say(packing)
+    unknown = _unknown(access, code_name, str(version_code), coretype_code, cores, projectid)
     longest = me.get("maxJobHours")
     if isinstance(longest, int) and hours and hours > longest:
         unknown.append(f"walltime = {hours}: this account's jobs may run for {longest} hours at the most")
-    tiles = _catalogue(*access, "analyses/", "code")
-    if tiles is not None:
-        unknown += _check_tile(tiles, code_name, str(version_code))
-    core_types = _catalogue(*access, "coretypes/", "code")
-    if core_types is not None:
-        unknown += _check_core_type(core_types, coretype_code, cores)
-    projects = _catalogue(*access, "users/me/projects/", "id") if projectid else None
-    if projects is not None and projectid not in projects:
-        names = ", ".join(f"{key} ({_short(project.get('name'))})" for key, project in list(projects.items())[:10])
-        unknown.append(f"projectid = {projectid!r}: no such project for this account; it has: {names or 'none'}")
     if os.environ.get("RESCALE_REHEARSAL"):
         for line in unknown:
             _say(f"- unknown to this rehearsal, which takes it all the same: {line}")
@@ -1437,6 +1441,25 @@ def check_settings(
     if wrong or unknown:
         text = "\n".join([*wrong, *unknown])
         raise RescaleError(f"The settings are not right; nothing was uploaded or started:\n{text}")
+
+
+def _unknown(
+    access: tuple[str, str], code_name: str, version_code: str, coretype_code: str, cores: int | None,
+    projectid: str | None,
+) -> list[str]:
+    """What the platform's catalogues do not have, a line each with the nearest that they have."""
+    lines = []
+    tiles = _catalogue(*access, "analyses/", "code")
+    if tiles is not None:
+        lines += _check_tile(tiles, code_name, version_code)
+    core_types = _catalogue(*access, "coretypes/", "code")
+    if core_types is not None:
+        lines += _check_core_type(core_types, coretype_code, cores)
+    projects = _catalogue(*access, "users/me/projects/", "id") if projectid else None
+    if projects is not None and projectid not in projects:
+        names = ", ".join(f"{key} ({_short(project.get('name'))})" for key, project in list(projects.items())[:10])
+        lines.append(f"projectid = {projectid!r}: no such project for this account; it has: {names or 'none'}")
+    return lines
 
 
 def _packing(input_path: str | os.PathLike[str]) -> str:

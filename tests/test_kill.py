@@ -257,7 +257,7 @@ def test_a_chain_killed_while_it_downloads_goes_on_where_it_stopped(sim, chain):
     sim.rate = None
     go_on(sim)
 
-    first = int(re.fullmatch(r"bytes=(\d+)-\d*", sim.requests[-5].headers["Range"])[1])
+    first = int(re.fullmatch(r"bytes=(\d+)-\d*", sim.requests[-6].headers["Range"])[1])
     assert first > 500_000
 
 

@@ -39,6 +39,7 @@ REQUESTS = [
     "second: GET jobs/ID/files/ for the outcome",
     "second: GET jobs/ID/files/ again",
     "second: GET files/ID/contents/",
+    "second: GET jobs/ID/files/ after the download",
 ]
 
 
@@ -83,7 +84,8 @@ class Watch(Fault):
         link = link or LINKS[any(job.ended for job in jobs)][0]
         name = f"{link}: {record.method} " + re.sub(r"(jobs|files)/[A-Za-z]{6}/", r"\1/ID/", path)
         if any("files/ID/contents/" in earlier for earlier in self.names):
-            return name + " at the end"
+            look = f"{LINKS[-1][0]}: GET jobs/ID/files/ after the download"
+            return look if look.startswith(name) and look not in self.names else f"{name} at the end"
         if path.endswith("/statuses/"):
             seen = [earlier for earlier in self.names if earlier.startswith(f"{link}: ")]
             return name + (
