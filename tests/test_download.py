@@ -107,6 +107,16 @@ def test_a_list_that_still_grows_is_waited_for(lag, access, clock, sim, ended_jo
     assert tree() == files
 
 
+def test_what_is_listed_only_after_the_archive_is_downloaded_too(access, clock, sim, ended_job):
+    files = {"rescale.tar.gz": b"packed by the command itself", "result.odb": b"1"}
+    job_id = ended_job(files)
+    sim.jobs[job_id].files.sort(key=lambda id_: sim.files[id_].name != "rescale.tar.gz")
+    sim.listing_lag = 1
+    paths = rescale.job_download(*access, "job", job_id)
+    assert [path.name for path in paths] == list(files)
+    assert tree() == files
+
+
 def test_a_good_job_is_downloaded_after_a_second_look_at_its_list(access, clock, run_job):
     """Whoever calls it may have packed the archive, and left more, without job_setup."""
     rescale.job_download(*access, "job", run_job())
