@@ -8,6 +8,10 @@ Three assumptions, the guide's:
 2. They travel as one archive, rescale.tar.gz.
 3. Every job takes its input and leaves its result as rescale.tar.gz, so that a job's result is the next job's input.
 
+One idea: proof, not inference. A job that job_setup made leaves a rescale.tar.gz only if its command has succeeded
+and all that it left is in that archive; a file is whole when its checksum is the platform's; a link of a chain has
+its job when its .job file exists; what has been uploaded is known by its content.
+
 Errors are exceptions: `RescaleError`, and `JobFailed` for a job that ended badly. Nothing here exits the interpreter.
 Not an official Rescale product; use at your own risk.
 """
@@ -23,6 +27,7 @@ import datetime
 import difflib
 import errno
 import functools
+import getpass
 import hashlib
 import http.cookiejar
 import itertools
@@ -31,23 +36,31 @@ import math
 import os
 import random
 import re
+import shlex
 import shutil
 import struct
+import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 import unicodedata
-import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 from urllib.parse import parse_qsl, quote, urljoin, urlsplit
 
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
+try:
+    import requests
+    import urllib3
+    from requests_toolbelt.multipart.encoder import MultipartEncoder  # type: ignore[import-untyped]
+except ImportError as error:
+    raise ImportError(
+        f"{error.name} is not installed for {sys.executable}: activate the virtual environment (source "
+        "NAME/bin/activate, on Windows NAME\\Scripts\\activate), or install it: pip install requests requests-toolbelt"
+    ) from None
 
 try:
     import fcntl
@@ -56,7 +69,10 @@ except ImportError:  # Windows
 
     fcntl = None  # type: ignore[assignment]
 
+__version__ = "2026.11"
+
 ARCHIVE = "rescale.tar.gz"
+FAILED_ARCHIVE = "rescale_failed.tar.gz"  # what a job leaves whose command failed
 LOG = "process_output.log"
 SCRIPTS = ("main.py", "rescale_rest_api.py")  # never travel: they may hold the token
 
@@ -70,39 +86,74 @@ LOG_TAIL = 1 << 16  # bytes read from the end of a finished log: it may be huge,
 CONNECT_TIMEOUT = 30  # seconds; urllib3 also lets a send stall no longer than this
 READ_TIMEOUT = 60  # seconds without a byte of the answer
 UPLOAD_TIMEOUT = 600  # seconds until an upload is answered: the platform stores and sums up gigabytes first
-PATIENCE = 600  # seconds of faults after which a call gives up; job_monitor never does
+PATIENCE = 600  # seconds of faults after which a call gives up; job_monitor never does ...
+FIRST_PATIENCE = 60  # ... once the platform has answered: a mistyped address never will
+OUTAGE_INTERVAL = 600  # seconds of an outage after which another line says that it goes on
 THROTTLE_PATIENCE = 3900  # seconds to wait out a 429: the platform counts requests per hour (rescale-api.md §12)
 LONGEST_WAIT = 60  # seconds between two tries at the most, unless the server asks for more
 NOTICEABLE_WAIT = 5  # seconds; longer waits are announced
-OVERVIEW_PATIENCE = 5  # seconds of faults after which the table at the end of a chain shows a ?
+OVERVIEW_PATIENCE = 5  # seconds of faults after which the table of a chain shows a ?
 SUBMIT_PATIENCE = 60  # seconds until a submitted job must show a status
 PROGRESS_DELAY = 2  # seconds before a transfer's progress is worth a line
-OUTCOME_TRIES = 24  # of PATIENCE each, about four hours, where only the log tells how a job ended
-FILES_INTERVAL = 1  # seconds between two looks at a file list that may still grow
-FILES_PATIENCE = 120  # seconds until a completed job's file list must be complete
+FILES_INTERVAL = 1  # seconds between the two looks at a job's file list that must agree
+FILES_PATIENCE = 3600  # seconds until an ended job's file list must be complete, and ...
+FAILED_PATIENCE = 120  # ... until that of a failed one, which may well stay empty
+AT_END_TIMEOUT = 300  # seconds for the user's command at the end of a chain
 PAGE_SIZE = 1000  # entries per page: few requests for thousands of files
 
 BLOCK = 1 << 20  # bytes per read and write of bulk data
-CHUNK = 1 << 18  # bytes deflated or sent at a time: they fit the processor's cache; urllib3's own 16 KiB are slower
+CHUNK = 1 << 18  # bytes deflated or sent at a time: they fit the processor's cache
 # Of 250 MB of mesh deck and binary fields, on two cores, the time until they are packed and uploaded over 100 Mbit/s
 # and 1 Gbit/s: level 1 13.7 s and 3.9 s, level 4 14.7 s and 5.3 s, level 6 16.4 s and 7.1 s; more cores shrink the
 # differences. But a pure mesh deck gets 20 % larger than with level 9 at level 1, 13 % at 3, 6 % at 4: the fastest one
 # that keeps every archive, which is stored and moved again and again, within 10 %. (tests/benchmark.py)
 LEVEL = 4
+SAMPLE = 1 << 12  # bytes of a block that are tried, to find out whether deflating the block is worth the time
 CONNECTIONS = 8  # at once; the platform counts requests
-RANGE = 1 << 22  # bytes; a file is fetched in ranges of at least this size ...
-RANGES = 64  # ... and at most this many of them
-SINGLE = 1 << 26  # bytes; up to this size a file comes in one request
+VOLUMES = 64  # parts at most of a file that is sent, and ...
+VOLUME = 1 << 26  # ... bytes of each at least; up to this size a file is sent and fetched in one request
+RANGES = 64  # parts of a file that is fetched ...
+RANGE = (1 << 22, 1 << 26)  # ... and bytes of each at least and at most: what a kill costs
 
 DEFAULT_WALLTIME = 24  # hours, where a job that is read had no limit
 INPUT_FILE = 1  # typeId of what was uploaded, not written by a job
 
 WINDOWS = os.name == "nt"
-ENDED = ("Completed", "Failed", "Stopped", "Force Stopped", "Terminated", "Cancelled")
-NEVER_RAN = (
+# Statuses after which nothing follows, in lower case; only the first is documented (rescale-api.md §7).
+ENDED = {
+    "completed", "failed", "stopped", "force stopped", "terminated", "cancelled", "canceled", "error", "archived",
+    "aborted", "killed", "finished", "succeeded",
+}
+STOPPING = {"stopping", "force stop"}
+BAD_REASONS = {  # of an end that is called Completed all the same
+    "a run failed",
+    "user terminated",
     "exceeded max number of restarts",
     "could not allocate compute resources from the compute provider",
+}
+# What engineers meet at the end of a log, and what to do; the first that fits is told.
+FAILURES = (
+    (r"licensed number of users already reached|all licenses? .{0,40}in use|not enough (abaqus )?(tokens|licen[sc]es)"
+     r"|license request queued",
+     "All licences are in use: wait until others are done, or let the job wait for them with license_features."),
+    (r"flexnet|flexlm|lmgrd|license server|licen[sc]e.{0,60}(denied|not available|could not|cannot|unable|error)",
+     "The licence server refused or could not be reached: see license_info (port@host) and that it lets Rescale in."),
+    (r"walltime|time limit|timed? ?out waiting for the job|DUE TO TIME LIMIT",
+     "It ran out of time: raise walltime, or continue from a restart file in another link."),
+    (r"no space left on device|disk quota exceeded|disk full",
+     "The disk was full: take a core type with more storage, more nodes, or write fewer results."),
+    (r"out of memory|oom-?kill|cannot allocate memory|std::bad_alloc|memoryerror|insufficient memory",
+     "The memory was not enough: take more cores or a core type with more memory per core."),
+    (r"command not found|: not found$|is not recognized as an internal",
+     "A program was not found: is it spelt right, and is code_name the tile that brings it?"),
+    (r"no such file or directory|cannot (open|find).{0,80}(file|\.inp|\.cas|\.dat)|filenotfounderror"
+     r"|input file .{0,80}(not|missing)|file .{0,80}(does not exist|not found)",
+     "A file was missing: input files must lie directly in input_path; what a link needs the one before must leave."),
 )
+
+Access = tuple[str, str]  # platform and token, as platform_my_token returns them
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class RescaleError(Exception):
@@ -123,6 +174,9 @@ class JobFailed(RescaleError):
         self.reason = _printable(reason)
         self.log_lines = [_printable(line) for line in log_lines]
 
+    def __reduce__(self) -> tuple[Any, ...]:  # to be pickled, as when a pool's worker raises it
+        return type(self), (str(self), self.job_id, self.reason, self.log_lines)
+
 
 # 1. Token
 
@@ -139,48 +193,58 @@ def platform_my_token(
     Prints the platform and the last 4 characters of the token.
     Raises RescaleError when one of them is missing or malformed.
     """
-    rehearsing = bool(os.environ.get("RESCALE_REHEARSAL"))
     found = {"url": os.environ.get("RESCALE_API_URL"), "key": os.environ.get("RESCALE_API_KEY")}
-    if (profile or not (found["url"] and found["key"])) and not rehearsing:
-        from_file = _apiconfig(profile)
+    wanted = not ((rescale_platform or found["url"]) and (my_token or found["key"]))
+    if (profile or wanted) and not os.environ.get("RESCALE_REHEARSAL"):
+        from_file = _profile(profile)
         found = {
             name: (from_file.get(name) or found[name]) if profile else (found[name] or from_file.get(name))
             for name in found
         }
     platform = _platform(rescale_platform or found["url"])
     token = _authorization(my_token or found["key"])
-    key = token.split(" ", 1)[1]
     _say(f"rescale_platform = {platform}")
-    _say(f"my_token = Token ...{key[-4:] if len(key) >= 12 else ''}")
+    _say(f"my_token = Token ...{_last_characters(token)}")
     return platform, token
 
 
-def _apiconfig(profile: str | None) -> dict[str, str | None]:
-    """Read address and key from the file that Rescale's own CLI writes; `%` is literal, quotes are dropped."""
-    path = Path.home() / ".config" / "rescale" / "apiconfig"
-    if not path.exists():
-        if profile:
-            raise RescaleError(f"profile {profile!r}: there is no {path}; create it or leave the profile out")
-        return {}
-    parser = configparser.RawConfigParser()
+def _apiconfig() -> tuple[Path, dict[str, dict[str, str]]]:
+    """The path and the sections of the file that Rescale's own CLI writes; `%` is literal, quotes are dropped."""
+    path = Path("~/.config/rescale/apiconfig")
+    parser = configparser.RawConfigParser(default_section="")
     try:
+        path = path.expanduser()
         parser.read_string(path.read_text(encoding="utf-8-sig"))
         mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, RuntimeError):  # the last where there is no home
+        return path, {}
     except (OSError, ValueError, configparser.Error) as error:
         # The parser's own words quote the file's lines, and with them the key.
         raise RescaleError(f"{path} cannot be read ({type(error).__name__}); it must be an INI file, see the README") \
             from None
-    section = profile or "default"
-    if not parser.has_section(section):
-        if profile:
-            raise RescaleError(f"profile {profile!r} is not in {path}; it has: {', '.join(parser.sections())}")
-        return {}
     if not WINDOWS and mode & 0o077:
         _say(f"Warning: {path} can be read by others; it holds your API key: chmod 600 {path}")
+    return path, {
+        section: {key: re.sub(r"""^(["'])(.*)\1$""", r"\2", text.strip()) for key, text in parser.items(section)}
+        for section in parser.sections()
+    }
+
+
+def _profile(profile: str | None) -> dict[str, str | None]:
+    """Address and key as a section of apiconfig has them."""
+    path, sections = _apiconfig()
+    if profile and not sections:
+        raise RescaleError(f"profile {profile!r}: there is no {path}; create it or leave the profile out")
+    if sections and (profile or "default") not in sections:
+        there = ", ".join(sections)
+        raise RescaleError(
+            f"profile {profile!r} is not in {path}; it has: {there}" if profile else
+            f"{path} has no section [default], only: {there}; rename one, or name it: --profile, profile="
+        )
+    section = sections.get(profile or "default", {})
 
     def value(*names: str) -> str | None:
-        texts = (parser.get(section, name, fallback="").strip() for name in names)
-        return next((re.sub(r"""^(["'])(.*)\1$""", r"\2", text) for text in texts if text), None)
+        return next((section[name] for name in names if section.get(name)), None)
 
     return {"url": value("apibaseurl", "apiurl", "platform_url"), "key": value("apikey", "api_key")}
 
@@ -192,7 +256,8 @@ def create_tar_gz(input_path: str | os.PathLike[str] | None = None, output_filen
     """Pack all regular files that lie directly in `input_path` (default: the current folder) into one archive.
 
     Folders are left out and named. A symbolic link is packed as the file it points to, for links do not survive the
-    platform's unpacking. The archive itself, the running script and this library never go in.
+    platform's unpacking. Never packed: the archive itself, the running script, this library, and any file that holds
+    an API key. The same files give the same archive, byte by byte.
 
     Returns the path of the archive, `output_filename` under the current folder. Prints
     `Successfully created rescale.tar.gz in <folder>`. Raises RescaleError for an unknown or empty folder and for a
@@ -201,44 +266,47 @@ def create_tar_gz(input_path: str | os.PathLike[str] | None = None, output_filen
     with _file_errors("the current folder cannot be used"):
         folder = Path.cwd() if input_path is None else Path(input_path)
         output = Path(output_filename).absolute()
-    files, left_out = _inputs(folder, output)
+    files, folders, left_out = _inputs(folder, output)
+    if folders:
+        _say(f"- folders left out: {', '.join(folders)}")
     if left_out:
         _say(f"- left out: {', '.join(left_out)}")
-    with _file_errors(f"{output.name} was not created"), _whole_file(output) as file, \
-            _Progress(f"packing {output.name}", sum(path.stat().st_size for path in files)) as progress, \
-            _GzipWriter(file, progress) as writer, \
-            tarfile.TarFile(
-                fileobj=cast(BinaryIO, writer), mode="w", dereference=True, copybufsize=CHUNK
-            ) as tar:
-        for path in files:
-            _add(tar, path)
+    keys = _known_keys()
+    holders: set[Path] = set()
+    while True:
+        try:
+            _pack([path for path in files if path not in holders], output, keys)
+            break
+        except _HoldsKey as found:  # which is known only when the file has been read, so the archive starts anew
+            holders.add(found.path)
+            _say(f"- left out: {found.path.name} (holds an API key)")
+            if len(holders) == len(files):
+                raise RescaleError(f"input_path {folder.absolute()}: nothing is left to pack") from None
     _say(f"Successfully created {output.name} in {output.parent}")
     return output
 
 
-def _inputs(folder: Path, output: Path) -> tuple[list[Path], list[str]]:
-    """The files of `folder` to pack, sorted, and what is left out, with the reason."""
+def _inputs(folder: Path, output: Path) -> tuple[list[Path], list[str], list[str]]:
+    """The files of `folder` to pack, sorted; the folders in it; what else is left out, with the reason."""
     if not folder.is_dir():
         raise RescaleError(f"input_path {str(folder)!r} is not a folder; give the folder that holds the input files")
-    links = {f"{path.stem}{end}": path.stem for path in folder.glob("*.job") for end in (".job", ".desktop", ".url")}
-    earlier = {stem for name, stem in links.items() if not name.endswith(".job") and (folder / name).exists()}
     driver = getattr(sys.modules.get("__main__"), "__file__", None)
     own = [Path(name) for name in (driver, __file__) if name and Path(name).exists()]
-    files, left_out = [], []
+    files: list[Path] = []
+    folders: list[str] = []
+    left_out: list[str] = []
     with _file_errors(f"input_path {folder} cannot be listed"):
         for path in sorted(folder.iterdir()):
             if path.is_symlink() and not path.exists():
                 raise RescaleError(f"{path} is a link to a file that does not exist; put the file there or remove it")
             if path.is_dir():
-                left_out.append(f"{path.name}/ (folder)")
-            elif path.name in (ARCHIVE, output.name):
+                folders.append(f"{path.name}/")
+            elif path.name in (ARCHIVE, FAILED_ARCHIVE, output.name):
                 left_out.append(f"{path.name} (an archive of its own)")
-            elif path.name == f".{output.name}.part" or links.get(path.name) in earlier:
-                continue  # what a killed run left behind or this one is about to write; the files of earlier jobs
+            elif _is_bookkeeping(path):
+                continue
             elif path.name in SCRIPTS or any(path.samefile(script) for script in own):
                 left_out.append(f"{path.name} (script, may hold the token)")
-            elif path.is_file() and _holds_token(path):
-                left_out.append(f"{path.name} (holds the token)")
             elif not path.is_file():
                 left_out.append(f"{path.name} (not a regular file)")
             else:
@@ -246,24 +314,35 @@ def _inputs(folder: Path, output: Path) -> tuple[list[Path], list[str]]:
     if not files:
         raise RescaleError(
             f"input_path {folder.absolute()} holds no files to pack"
-            + (f" (left out: {', '.join(left_out)})" if left_out else "")
+            + (f" (left out: {', '.join([*folders, *left_out])})" if folders or left_out else "")
             + "; all input files must lie directly in it"
         )
-    return files, left_out
+    return files, folders, left_out
 
 
-def _holds_token(path: Path) -> bool:
-    """Whether a file, a copy of a script say, holds a key that is in use."""
-    if not _secrets or path.stat().st_size > BLOCK:
-        return False
-    try:
-        content = path.read_bytes()
-    except OSError:  # packing it will tell
-        return False
-    return any(secret.encode() in content for secret in _secrets)
+def _is_bookkeeping(path: Path) -> bool:
+    """Whether a file is one that this library writes beside the input files: of a chain, a job, an upload."""
+    if re.fullmatch(r".+@.+@\d{8}-\d{6}\.(job|log|desktop|url)", path.name):
+        return True
+    if re.fullmatch(r"\..+\.(part|uploaded)", path.name):
+        return True
+    job, links = path.with_suffix(".job"), (path.with_suffix(".desktop"), path.with_suffix(".url"))
+    return path in (job, *links) and job.is_file() and any(link.is_file() for link in links)
 
 
-def _add(tar: tarfile.TarFile, path: Path) -> None:
+def _pack(files: list[Path], output: Path, keys: set[str]) -> None:
+    """Write the archive of these files, unless one of them holds a key."""
+    with _file_errors(f"{output.name} was not created"), _whole_file(output) as file, \
+            _Progress(f"packing {output.name}", sum(path.stat().st_size for path in files)) as progress, \
+            _GzipWriter(file, progress) as writer, \
+            tarfile.TarFile(
+                fileobj=cast(BinaryIO, writer), mode="w", dereference=True, copybufsize=CHUNK
+            ) as tar:
+        for path in files:
+            _add(tar, path, keys)
+
+
+def _add(tar: tarfile.TarFile, path: Path, keys: set[str]) -> None:
     """Add one file, without the user names of this machine, which mean nothing on the cluster."""
     try:
         with path.open("rb") as source:
@@ -271,7 +350,7 @@ def _add(tar: tarfile.TarFile, path: Path) -> None:
             member.uid = member.gid = 0
             member.uname = member.gname = ""
             member.mtime = int(member.mtime)  # fractions would cost an extra header per file
-            tar.addfile(member, source)
+            tar.addfile(member, cast(BinaryIO, _Watched(path, source, keys)))
     except OSError as error:
         if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
             raise  # not this file is to blame, but the archive's disk
@@ -279,6 +358,44 @@ def _add(tar: tarfile.TarFile, path: Path) -> None:
             f"{path} could not be packed whole: {error.strerror or error}. Nothing was uploaded; see that the file "
             "can be read and that no program is writing to it, then start again"
         ) from error
+
+
+class _HoldsKey(Exception):
+    """A file that was about to be packed holds an API key."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+class _Watched:
+    """A file that must not hold a key, in UTF-8 or UTF-16, looked through while it is read."""
+
+    LONGEST = 400  # bytes that a key and the word before it take at the most: what two reads must overlap by
+    WORDS = tuple(word.encode(code) for word in ("token", "apikey", "api_key") for code in ("utf-8", "utf-16-le"))
+    KEY = re.compile(rb"(token|apikey|api_key)[^0-9a-z]{1,12}[0-9a-f]{40}(?![0-9a-f])")
+
+    def __init__(self, path: Path, source: BinaryIO, keys: set[str]) -> None:
+        self.path, self.source, self.end = path, source, b""
+        self.keys = [key.lower().encode(code) for key in keys for code in ("utf-8", "utf-16-le", "utf-16-be")]
+
+    def read(self, size: int = -1) -> bytes:
+        block = self.source.read(size)
+        text = (self.end + block).lower()  # a key's own letters may be written either way
+        self.end = text[-self.LONGEST:]
+        if any(key in text for key in self.keys) or any(
+            word in text and self.KEY.search(text.replace(b"\0", b"")) for word in self.WORDS
+        ):
+            raise _HoldsKey(self.path)
+        return block
+
+
+def _known_keys() -> set[str]:
+    """All keys that this machine is known to have: in use, in the environment, in any profile."""
+    keys = {os.environ.get("RESCALE_API_KEY", "").strip(), *_secrets}
+    with contextlib.suppress(RescaleError):
+        keys |= {section.get(name, "") for section in _apiconfig()[1].values() for name in ("apikey", "api_key")}
+    return {key.split()[-1] for key in keys if len(key) >= 8}
 
 
 class _GzipWriter:
@@ -332,7 +449,10 @@ class _GzipWriter:
 
 
 def _deflated(block: bytes, window: bytes, last: bool) -> bytes:
-    deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, -15, zdict=window)
+    """The block as deflate data, or stored where two samples say that nothing would be gained."""
+    samples = (block[:SAMPLE], block[len(block) // 2:][:SAMPLE])
+    level = 0 if all(len(zlib.compress(sample, 1)) > 0.98 * len(sample) for sample in samples) else LEVEL
+    deflate = zlib.compressobj(level, zlib.DEFLATED, -15, zdict=window)
     return deflate.compress(block) + deflate.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
 
 
@@ -348,18 +468,25 @@ def upload_local_files(
 ) -> list[dict[str, Any]]:
     """Upload files to Rescale files: a path, a list of paths, or names separated by blanks.
 
-    `decompress` says whether the platform unpacks them into the work folder of the job that takes them.
+    `decompress` says whether the platform unpacks them into the work folder of the job that takes them. A .tar.gz of
+    more than 64 MB that is to be unpacked goes in volumes, several at once; job_setup's command joins them. What the
+    platform holds already, by its SHA-512, is not sent again; `.NAME.uploaded` beside the file keeps the ids.
 
-    Returns the list for job_setup: [{'id': 'dxGonb', 'decompress': True}]. Prints `- rescale.tar.gz uploaded` per
-    file, `All files uploaded successfully!` and the list. Raises RescaleError, before anything is sent, when a file
-    does not exist. Source: POST /api/v2/files/contents/ (rescale-api.md §2).
+    Returns the list for job_setup: [{'id': 'dxGonb', 'decompress': True}], of volumes one entry each, with False.
+    Prints `- rescale.tar.gz uploaded` per file, or how much of it is on the platform already, then
+    `All files uploaded successfully!` and the list. Raises RescaleError, before anything is sent, when a file does
+    not exist, and when one changes while it is sent or the platform has stored something else.
+    Source: POST /api/v2/files/contents/ and GET /api/v2/files/{id}/ (rescale-api.md §2, §3).
     """
-    uploads = []
+    access = rescale_platform, my_token
     with _file_errors("the current folder cannot be used"):
         paths = _local_files(input_file)
+    uploads = []
     for path in paths:
-        uploads.append({"id": _upload(rescale_platform, my_token, path), "decompress": decompress})
-        _say(f"- {path.name} uploaded")
+        size = VOLUME if decompress and path.name.endswith(".tar.gz") else 0
+        ids, sent = _upload(access, path, size)
+        uploads += [{"id": identifier, "decompress": decompress and len(ids) == 1} for identifier in ids]
+        _say(f"- {path.name} {'uploaded' if sent else 'is on the platform already'}")
     _say("All files uploaded successfully!")
     _say(f"inputfiles_list = {uploads}")
     return uploads
@@ -381,53 +508,194 @@ def _local_files(input_file: str | os.PathLike[str] | Sequence[str | os.PathLike
     return paths
 
 
-def _upload(rescale_platform: str, my_token: str, path: Path) -> str:
-    """Upload one file and return its id; what the platform says that it got must be what was sent."""
-    from requests_toolbelt.multipart.encoder import MultipartEncoder  # type: ignore[import-untyped]  # only used here
+class _Volume(NamedTuple):
+    """A part of a file, sent as a file of its own."""
 
+    name: str
+    start: int  # byte in the file
+    size: int  # bytes
+
+
+def _upload(access: Access, path: Path, volume_size: int) -> tuple[list[str], bool]:
+    """Send what the platform lacks of a file; return the ids of its parts, and whether anything was sent."""
     # Open throughout: what is sent again after a fault is the same file, whatever has its name by then.
-    with _file_errors(f"{path} could not be uploaded"), path.open("rb") as file:
+    with _file_errors(f"{path} could not be uploaded"), path.open("rb") as file, _stopping() as stop:
+        before = os.fstat(file.fileno())
+        source = _Source(path, file, stop)
+        volumes = _volumes(path.name, before.st_size, volume_size)
+        journal = path.with_name(f".{path.name}.uploaded")
+        known = _read_journal(journal)
+        held = list(_at_once(functools.partial(_held, access, source, known), volumes)) if known else []
+        ids = dict(zip(volumes, held))
+        missing = [volume for volume in volumes if not ids.get(volume)]
+        if missing and len(missing) < len(volumes):
+            _say(f"- {path.name}: {len(volumes) - len(missing)} of {len(volumes)} parts are on the platform already")
+        with _Progress(f"uploading {path.name}", sum(volume.size for volume in missing)) as progress:
+            sent = _at_once(functools.partial(_send_volume, access, source, progress), missing)
+            for volume, (checksum, identifier) in zip(missing, sent):
+                ids[volume] = identifier
+                _write_journal(journal, checksum, identifier)
+        after = os.fstat(file.fileno())
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise source.changed()
+    return [str(ids[volume]) for volume in volumes], bool(missing)
 
-        def size() -> int:
-            return os.fstat(file.fileno()).st_size
 
-        def fresh() -> dict[str, Any]:  # an encoder is single-use: sent twice it hangs
-            file.seek(0)
-            content = _FixedLength(file, size(), _Progress(f"uploading {path.name}", size()))
-            encoder = MultipartEncoder({"file": (path.name, content, "application/octet-stream")})
-            return {"data": encoder, "headers": {"Content-Type": encoder.content_type}}
+def _volumes(name: str, size: int, volume_size: int) -> list[_Volume]:
+    """The parts in which a file of this size goes up; 0: whole."""
+    step = max(volume_size, -(-size // VOLUMES))
+    if not volume_size or size <= step:
+        return [_Volume(name, 0, size)]
+    return [
+        _Volume(f"{name}.{number:03}", start, min(step, size - start))
+        for number, start in enumerate(range(0, size, step), 1)
+    ]
 
-        def stored(response: requests.Response) -> str:
-            reply = _object(_json(response), "the answer to the upload")
-            if isinstance(reply.get("decryptedSize"), int) and reply["decryptedSize"] != size():
-                raise _Fault(f"{reply['decryptedSize']} of {size()} bytes of {path.name} arrived")
-            return _identifier(reply, "the answer to the upload")
 
-        identifier: str = _request(
-            rescale_platform, my_token, "POST", "files/contents/",
-            fresh=fresh, read=stored, read_timeout=UPLOAD_TIMEOUT,
+class _Source:
+    """A file that several connections read at once."""
+
+    def __init__(self, path: Path, file: BinaryIO, stop: threading.Event) -> None:
+        self.path, self.file, self.stop = path, file, stop
+        self.lock = threading.Lock()
+
+    def blocks(self, volume: _Volume, size: int) -> Iterator[bytes]:
+        """The bytes of a part, `size` at a time."""
+        for position in range(volume.start, volume.start + volume.size, size):
+            wanted = min(size, volume.start + volume.size - position)
+            with self.lock:
+                self.file.seek(position)
+                block = self.file.read(wanted)
+            if self.stop.is_set():
+                raise _Fault("stopped")
+            if len(block) < wanted:
+                raise self.changed()
+            yield block
+
+    def checksum(self, volume: _Volume) -> str:
+        digest = hashlib.sha512()
+        for block in self.blocks(volume, BLOCK):
+            digest.update(block)
+        return digest.hexdigest()
+
+    def changed(self) -> RescaleError:
+        return RescaleError(
+            f"{self.path} changed while it was being sent; nothing was set up. See that no program writes to it, "
+            "then start again"
         )
+
+
+def _read_journal(journal: Path) -> dict[str, list[str]]:
+    """The ids under which parts were stored, by their SHA-512; whatever cannot be read costs an upload, no more."""
+    known: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError):
+        for match in re.finditer(r"^([0-9a-f]{128}) ([\w-]{1,64})$", journal.read_text("ascii", "replace"), re.M):
+            known.setdefault(match[1], []).append(match[2])
+    return known
+
+
+def _write_journal(journal: Path, checksum: str, identifier: str) -> None:
+    with contextlib.suppress(OSError), journal.open("a", encoding="ascii") as file:
+        file.write(f"\n{checksum} {identifier}\n")  # the first line end closes what a kill has left open
+
+
+def _held(access: Access, source: _Source, known: Mapping[str, list[str]], volume: _Volume) -> str | None:
+    """The id under which the platform confirms to hold this part: of that name, size and SHA-512, and not deleted."""
+    checksum = source.checksum(volume)
+    for identifier in reversed(known.get(checksum, [])):
+        try:
+            file = _file(_object(_request(access, "GET", f"files/{identifier}/"), "a file"))
+        except RescaleError as error:
+            if error.status not in (401, 403, 404):
+                raise
+            continue
+        if (file.name, file.size, file.algorithm, file.checksum) == (volume.name, volume.size, "sha512", checksum) \
+                and file.uploaded and not file.is_deleted:
+            return identifier
+    return None
+
+
+def _send_volume(access: Access, source: _Source, progress: _Progress, volume: _Volume) -> tuple[str, str]:
+    """Upload a part and return its SHA-512 and id; what the platform says that it got must be what was sent."""
+    checksum = source.checksum(volume)
+    sending: list[_Part] = []
+
+    def fresh() -> dict[str, Any]:  # an encoder is single-use: sent twice it hangs
+        if sending:
+            progress.add(-sending.pop().sent)
+        sending.append(_Part(source, volume, progress))
+        encoder = MultipartEncoder({"file": (volume.name, sending[0], "application/octet-stream")})
+        return {"data": _Body(encoder), "headers": {"Content-Type": encoder.content_type}}
+
+    def stored(response: requests.Response) -> str:
+        reply = _object(_json(response), "the answer to the upload")
+        identifier, size, (algorithm, digest) = _identifier(reply, "the upload"), _size(reply), _checksum(reply)
+        if size not in (None, volume.size):
+            raise _Fault(f"{size} of {volume.size} bytes of {volume.name} arrived")
+        if algorithm == "sha512" and digest != checksum:
+            if source.checksum(volume) != checksum:
+                raise source.changed()
+            raise _Fault(f"{volume.name} was stored with another SHA-512 than it has")
         return identifier
 
+    try:
+        return checksum, _request(
+            access, "POST", "files/contents/", fresh=fresh, read=stored, read_timeout=UPLOAD_TIMEOUT, stop=source.stop
+        )
+    except RescaleError as error:
+        if error.status == 413:
+            raise RescaleError(f"{error}. {volume.name} has {volume.size:,} bytes", 413) from error
+        raise
 
-class _FixedLength:
-    """A file that stays as long as it was announced to be, whatever others do to it meanwhile."""
 
-    def __init__(self, file: BinaryIO, size: int, progress: _Progress) -> None:
-        self.file, self.len, self.progress = file, size, progress  # `len`: what is left, as the encoder reads it
+class _Part:
+    """A part of a file as the multipart encoder reads it."""
+
+    def __init__(self, source: _Source, volume: _Volume, progress: _Progress) -> None:
+        self.blocks, self.progress = source.blocks(volume, CHUNK), progress
+        self.sent, self.len = 0, volume.size  # `len`: what is left
+        self.rest = b""
 
     def read(self, size: int = -1) -> bytes:
-        block = self.file.read(self.len if size < 0 else min(size, self.len))
-        if not block and self.len:
-            raise _Fault("the file shrank while it was being sent")
+        block = self.rest or next(self.blocks, b"")
+        block, self.rest = (block, b"") if size < 0 else (block[:size], block[size:])
         self.len -= len(block)
+        self.sent += len(block)
         self.progress.add(len(block))
         return block
+
+
+class _Body:
+    """A request's body that is iterated over, so that it is sent in chunks of our size, whatever urllib3's is."""
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder, self.len = encoder, encoder.len
+
+    def __iter__(self) -> Iterator[bytes]:
+        while block := self.encoder.read(CHUNK):
+            yield block
 
 
 # 4. Set-up
 
 
+def _taking_later_arguments(job_setup: Callable[..., str]) -> Callable[..., str]:
+    """Let job_setup be called as in the guide's later versions, too: feature_name, feature_count behind command."""
+
+    @functools.wraps(job_setup)
+    def call(*arguments: Any, **keywords: Any) -> str:
+        name, count = keywords.pop("feature_name", ""), keywords.pop("feature_count", "")
+        if len(arguments) == 15:
+            name, count = arguments[4:6]
+            arguments = arguments[:4] + arguments[6:]
+        if name or count:
+            keywords.setdefault("license_features", {name: count})
+        return job_setup(*arguments, **keywords)
+
+    return call
+
+
+@_taking_later_arguments
 def job_setup(
     rescale_platform: str,
     my_token: str,
@@ -449,8 +717,14 @@ def job_setup(
 
     `walltime` is in whole hours. `license_info` are the environment variables that name the licence server,
     {'LM_LICENSE_FILE': '27000@host'}; {} for none. `license_features` counts the licences that the job waits for,
-    {'abaqus': 8}. After `command` the job packs all that is left in its work folder into a new rescale.tar.gz; see
-    `_job_command`.
+    {'abaqus': 8}. Two more arguments behind `command`, the feature_name and feature_count of the guide's later
+    versions, are taken as `license_features`.
+
+    Around `command`, which may `cd` and `exit` as it likes, the job removes the archive that it was given and has
+    unpacked, and packs all that is left in its work folder: into rescale.tar.gz if the command succeeded, else into
+    rescale_failed.tar.gz. Not packed: process_output.log (its lines so far are in it as `<job_name>.log`), folders
+    named tmp or __pycache__. Nothing is deleted before the archive is complete and no file has changed meanwhile. A
+    command that makes a rescale.tar.gz of its own is left to it.
 
     Returns the job's id. Prints `Job_ID: LFZphb`. Raises RescaleError for values that cannot be right, before the
     platform is asked, and with the platform's own words for those that it refuses.
@@ -460,6 +734,8 @@ def job_setup(
     for name, value in (("command", command), ("code_name", code_name), ("coretype_code", coretype_code)):
         if not isinstance(value, str) or not value.strip():
             raise RescaleError(f"{name} = {value!r}: give a text; job_settings prints the one of a job that ran")
+    _check_command(command)
+    input_files = _input_files(inputfiles_list)
     job = {
         "name": job_name,
         "projectId": projectid or None,
@@ -467,7 +743,7 @@ def job_setup(
         "jobanalyses": [
             {
                 "analysis": {"code": code_name, "version": str(version_code)},
-                "command": _job_command(command),
+                "command": _job_command(job_name, command, input_files),
                 "flags": {"igCv": True},  # the packing would fail some tiles' check of the command
                 "envVars": _license_info(license_info),
                 "useRescaleLicense": False,
@@ -478,64 +754,121 @@ def job_setup(
                     "slots": _whole_number("slot", slot, "slots (1 for all but DOE)"),
                     "walltime": _whole_number("walltime", walltime, "hours"),
                 },
-                "inputFiles": _input_files(inputfiles_list),
+                "inputFiles": input_files,
             }
         ],
     }
-    reply = _request(rescale_platform, my_token, "POST", "jobs/", fresh=lambda: {"json": job})
-    job_id = _identifier(_object(reply, "the new job"), "the new job")
+    reply = _request((rescale_platform, my_token), "POST", "jobs/", fresh=lambda: {"json": job})
+    job_id = _identifier(reply, "the new job")
     _say(f"Job_ID: {job_id}")
     return job_id
 
 
-# An archive that the command made itself differs in its last bytes, gzip's checksum, if in nothing else. The `:` is for
-# a command that is only a comment.
-COMMAND_HEAD = f"""set +e
-archive() {{ ls -i {ARCHIVE} && wc -c < {ARCHIVE} && tail -c 8 {ARCHIVE} | cksum; }} 2> /dev/null
-archive_before=$(archive)
-(
-:
+# The job's command. It is a text for any shell, as a file, behind -c or on standard input. The user's command is a
+# quoted text that a subshell evaluates, so that no mistake in it, and no cd or exit, keeps the packing from its turn;
+# `false` is the status where nothing of it is run.
+COMMAND_HEAD = f"set +eu # rescale_rest_api: {ARCHIVE} is there at the end only if the command has succeeded\n"
+PACKING = ".rescale_pack"  # folder that is there until the job has come to its end
+BEGIN = f"rm -rf {PACKING}; mkdir {PACKING}; echo start > {PACKING}/start\n"
+UNPACKED = f"rm -f {ARCHIVE} # the one that the job was given: it is unpacked\n"
+STILL_PACKED = f"rescale_given=$(tail -c 8 {ARCHIVE} 2> /dev/null | cksum) # the command will unpack it\n"
+VOLUMES_GIVEN = """(
+find . -maxdepth 1 -name '*.tar.gz.[0-9][0-9][0-9]' | sed 's/....$//' | sort -u | while IFS= read -r rescale_archive; do
+    cat "$rescale_archive".[0-9][0-9][0-9] | tar -xzf - && rm -f "$rescale_archive".[0-9][0-9][0-9] || exit 1
+done
+) || {
+    echo 'rescale_rest_api: a volume of the input is missing or damaged; the command was not started' >&2
+    rescale_command='(exit 1)'
+}
 """
-COMMAND_TAIL = f"""
+COMMAND_RUN = """(false; eval "$rescale_command") < /dev/null
+rescale_status=$?
+"""
+GIVEN_AGAIN = f"""if [ "$(tail -c 8 {ARCHIVE} 2> /dev/null | cksum)" = "$rescale_given" ]; then rm -f {ARCHIVE}; fi
+"""
+# Deleted is only what the list has, which is packed by then: whatever appears meanwhile stays.
+OURS_TO_SKIP = (
+    f"-path ./{PACKING} -prune -o -type d -path ./tmp -prune -o -type d -path ./__pycache__ -prune -o "
+    + " ".join(f"! -path ./{name}" for name in (LOG, *SCRIPTS))
 )
-status=$?
-# rescale_rest_api: all that is left goes into {ARCHIVE}; nothing is deleted before that archive is complete
-compress=gzip
-if command -v pigz > /dev/null 2>&1; then compress=pigz; fi
-pack() {{ # prints the exit status of each program; tar compresses not itself, for some take no 'gzip -1'
-    {{ {{ find . -mindepth 1 -maxdepth 1 ! -name {ARCHIVE} ! -name .{ARCHIVE}.part ! -name {LOG} ! -name __pycache__ \
-            ! -name tmp {' '.join(f'! -name {script}' for script in SCRIPTS)} -print0; printf $? >&3; }} |
-        {{ tar -cf - --null -T -; printf $? >&3; }} | {{ $compress -1 > .{ARCHIVE}.part; printf $? >&3; }}; }} 3>&1
-}}
-if [ -f {ARCHIVE} ] && [ "$(archive)" != "$archive_before" ]
-then
-    echo 'the command packed {ARCHIVE} itself: all files stay as it left them'
-elif [ "$(pack)" = 000 ] && mv -f .{ARCHIVE}.part {ARCHIVE}
-then
-    find . -mindepth 1 -maxdepth 1 ! -name {ARCHIVE} ! -name {LOG} -exec rm -rf {{}} +
-    [ $status -ne 0 ] || rm -f {LOG}
+COMMAND_TAIL = f"""if [ -f {ARCHIVE} ]; then
+    echo 'rescale_rest_api: the command packed {ARCHIVE} itself; all files stay as it left them'
+    [ $rescale_status -eq 0 ] || mv -f {ARCHIVE} {FAILED_ARCHIVE}
 else
-    echo '{ARCHIVE} could not be packed: all files stay as they are' >&2
-    rm -f .{ARCHIVE}.part
-    [ $status -ne 0 ] || status=1
+    [ ! -e {FAILED_ARCHIVE} ] || mv -f {FAILED_ARCHIVE} {FAILED_ARCHIVE}.before
+    [ ! -e "$rescale_log" ] || rescale_log=${{rescale_log%.log}}.{LOG}
+    cp {LOG} "$rescale_log" 2> /dev/null || cp ../{LOG} "$rescale_log" 2> /dev/null || rm -f "$rescale_log"
+    mkdir -p {PACKING}
+    echo packing > {PACKING}/start
+    rescale_name={ARCHIVE}
+    [ $rescale_status -eq 0 ] || rescale_name={FAILED_ARCHIVE}
+    rescale_zip=gzip
+    if command -v pigz > /dev/null 2>&1; then rescale_zip=pigz; fi
+    find . -mindepth 1 {OURS_TO_SKIP} -print0 > {PACKING}/list
+    # the status of each of the three
+    rescale_packed=$?$({{ {{ tar -cf - --null --no-recursion -T {PACKING}/list; printf $? >&3; }} |
+        {{ $rescale_zip -1 > {PACKING}/archive; printf $? >&3; }}; }} 3>&1)
+    rescale_changed=$(find . {OURS_TO_SKIP} ! -type d -newer {PACKING}/start -print)
+    if [ "$rescale_packed" = 000 ] && [ -z "$rescale_changed" ] && mv -f {PACKING}/archive $rescale_name; then
+        xargs -0 rm -f < {PACKING}/list 2> /dev/null
+        find . -depth -mindepth 1 -type d ! -path './{PACKING}*' -exec rmdir {{}} + 2> /dev/null
+        for rescale_file in tmp __pycache__; do [ ! -d $rescale_file ] || rm -rf $rescale_file; done
+        rm -f {' '.join(SCRIPTS)}
+        [ $rescale_status -ne 0 ] || rm -f {LOG}
+    else
+        echo "rescale_rest_api: the results could not be packed; all files stay as they are" \\
+            "${{rescale_changed:+; still being written: $rescale_changed}}" >&2
+        [ $rescale_status -ne 0 ] || rescale_status=1
+    fi
 fi
-(exit $status)
+rm -rf {PACKING}
+(exit $rescale_status)
 """
 
 
-def _job_command(command: str) -> str:
-    """The user's command in a subshell, then the packing, with the user's exit status as the job's own.
+def _job_command(job_name: str, command: str, input_files: Sequence[Mapping[str, Any]]) -> str:
+    """The user's command, and around it what takes the given archive away and packs the result."""
+    packed = [entry for entry in input_files if not entry["decompress"]]
+    in_volumes = len(packed) > 1 and ".tar.gz." not in command  # else the command joins them itself
+    return "".join([
+        COMMAND_HEAD,
+        f"rescale_log={_quoted(f'./{job_name}.log')}\n",
+        f"rescale_command={_quoted(command)}\n",
+        BEGIN,
+        UNPACKED if not packed or in_volumes else STILL_PACKED,
+        VOLUMES_GIVEN if in_volumes else "",
+        COMMAND_RUN,
+        GIVEN_AGAIN if packed and not in_volumes else "",
+        COMMAND_TAIL,
+    ])
 
-    After success only rescale.tar.gz is left. After a failure what there is gets packed all the same, and
-    process_output.log stays beside it to be read. A command that packs its own rescale.tar.gz is left to it.
-    """
-    return COMMAND_HEAD + command + COMMAND_TAIL
+
+def _quoted(text: str) -> str:
+    """A text as any shell takes it literally."""
+    return "'" + text.replace("'", "'\\''") + "'"
 
 
 def _user_command(command: str) -> str:
     """The user's part of a job's command, whether job_setup made it or not."""
-    head, _, rest = command.partition(COMMAND_HEAD)
-    return rest.partition(COMMAND_TAIL[: COMMAND_TAIL.index(":")])[0] if rest and not head else command
+    found = re.search(r"^rescale_command='((?:[^']|'\\'')*)'$", command, re.MULTILINE)
+    return found[1].replace("'\\''", "'") if found and command.startswith(COMMAND_HEAD) else command
+
+
+def _check_command(command: str) -> None:
+    """Refuse what the platform's own check, which the packing would fail, refuses: Abaqus in the background."""
+    for line in re.split(r"[;&|\n]+", re.sub(r"\\\n", " ", command)):
+        call = re.search(r"(?:^|[\s/(])abq?(?:aqus)?[\w.]*\s+(.*)", line.partition("#")[0].strip())
+        words = re.sub(r"\s*=\s*", "=", call[1]).split() if call else []
+        runs = any(word.casefold().startswith("job=") for word in words) and words[0] not in ABAQUS_AT_ONCE
+        if runs and not any(len(word) > 2 and "interactive".startswith(word.casefold()) for word in words):
+            raise RescaleError(
+                f"command: {line.strip()!r} returns while Abaqus still runs, and the job would end with it; add the "
+                "word interactive to that line"
+            )
+
+
+# Procedures of the abaqus command that name a job without running it.
+ABAQUS_AT_ONCE = ("terminate", "suspend", "resume", "fetch", "findkeyword", "python", "cae", "viewer", "script", "make")
 
 
 def _check_job_name(job_name: str) -> None:
@@ -545,21 +878,21 @@ def _check_job_name(job_name: str) -> None:
         forbidden += r'|[\\:*?"<>|]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)'
     if not isinstance(job_name, str) or not job_name.strip() or re.search(forbidden, job_name, re.IGNORECASE):
         raise RescaleError(
-            f"job_name = {job_name!r} cannot be the name of a file, and results go into a folder of that name; "
+            f"job_name = {_shown(job_name)} cannot be the name of a file, and results go into a folder of that name; "
             "use letters, digits and - _ . @"
         )
     if len(job_name.encode("utf-8", "surrogatepass")) > 200:
-        raise RescaleError(f"job_name = {job_name!r} is too long for a file name; 200 bytes at most")
+        raise RescaleError(f"job_name = {_shown(job_name)} is too long for a file name; 200 bytes at most")
 
 
 def _whole_number(name: str, value: Any, unit: str) -> int:
     """A positive whole number that may have been written as a text."""
     try:
         number = float(value) if not isinstance(value, bool) else math.nan
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (number >= 1 and number < 1e6 and number == int(number)):
-        raise RescaleError(f"{name} = {value!r} is not a positive whole number of {unit}")
+        raise RescaleError(f"{name} = {_short(repr(value), 40)} is not a positive whole number of {unit}")
     return int(number)
 
 
@@ -575,7 +908,9 @@ def _license_info(license_info: Mapping[str, Any]) -> dict[str, str]:
 def _license_settings(license_features: Mapping[str, int] | None) -> dict[str, Any] | None:
     if not license_features:
         return None
-    if not isinstance(license_features, Mapping):
+    if not isinstance(license_features, Mapping) or not all(
+        isinstance(name, str) and name for name in license_features
+    ):
         raise RescaleError(f"license_features = {license_features!r} is not a mapping; write {{'abaqus': 8}}")
     features = [
         {"name": name, "count": _whole_number(f"license_features[{name!r}]", count, "licences")}
@@ -601,19 +936,21 @@ def _input_files(inputfiles_list: Sequence[Mapping[str, Any]]) -> list[dict[str,
 def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str) -> None:
     """Start a job, exactly once: one that has statuses already is left alone, so that this can be repeated.
 
-    Prints `Job LFZphb : submitted`. Writes, under the current folder, `<job_name>.job` with the job's id before the
-    request, and a link to the result page, `<job_name>.desktop` or on Windows `<job_name>.url`. While this process
-    lives no other one can submit under that name. Raises RescaleError when the platform refuses the job, or accepts
-    it and shows no status. Source: POST /api/v2/jobs/{id}/submit/ (rescale-api.md §6).
+    Prints `Job LFZphb : submitted`, or `submitted earlier`. Writes, under the current folder, `<job_name>.job` with
+    the job's id before the request, and a link to the result page, `<job_name>.desktop` or on Windows
+    `<job_name>.url`. The .job file is created, never overwritten, unless the job in it has ended: two processes cannot
+    both start a job of that name. Raises RescaleError when they try, when the platform refuses the job, or accepts it
+    and shows no status. Source: POST /api/v2/jobs/{id}/submit/ (rescale-api.md §6).
     """
+    access = rescale_platform, my_token
     _check_job_name(job_name)
     _check_job_id(job_id)
     job_file = Path(f"{job_name}.job")
     with _file_errors(f"{job_file} cannot be written; job {job_id} was not submitted"):
-        again = job_file.exists() and job_file.read_bytes().split() == [job_id.encode()]
-        _claim(job_file, f"{job_id}\n")
-    _start(rescale_platform, my_token, job_id, again)
-    _say(f"Job {job_id} : submitted")
+        again = _claim(access, job_file, job_id)
+        with _locked(job_file):
+            earlier = _start(access, job_id, again)
+    _say(f"Job {job_id} : submitted{' earlier' if earlier else ''}")
     page = _result_page(rescale_platform, job_id)
     link, text = (f"{job_name}.url", f"[InternetShortcut]\nURL={page}\n") if WINDOWS else (
         f"{job_name}.desktop", f"[Desktop Entry]\nType=Link\nName={job_name}\nURL={page}\n")
@@ -624,41 +961,84 @@ def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str)
         _say(f"- {error}")
 
 
-def _start(rescale_platform: str, my_token: str, job_id: str, again: bool) -> None:
-    """Send the submission; whatever is answered, the statuses decide whether the job was started.
+def _claim(access: Access, job_file: Path, job_id: str) -> bool:
+    """See to it that the .job file holds this job's id; tell whether it did already."""
+    other = _read_job(job_file)
+    if other == job_id:
+        return True
+    if other:
+        try:
+            history = _statuses(access, other)
+        except RescaleError as error:
+            if error.status != 404:
+                raise
+        else:
+            if not _has_ended(history):
+                raise RescaleError(
+                    f"{job_file} is of job {other}, which {'has not ended' if history else 'was not started yet'}; "
+                    f"job {job_id} was not submitted. Take another job_name, or follow that one: "
+                    f"{_library_command('monitor', other)}"
+                )
+        # Of two processes only one can rename it.
+        job_file.rename(job_file.with_name(f".{job_file.stem}.{other}.job"))
+    elif job_file.is_file() and not job_file.stat().st_size:
+        job_file.unlink()  # a run was killed between claiming the name and writing the id
+    try:
+        with _whole_file(job_file, exclusively=True) as file:
+            file.write(f"{job_id}\n".encode())
+    except FileExistsError:
+        raise _in_use(job_file) from None
+    return False
 
-    `again`: an earlier run was killed, perhaps while its submission was on the way.
+
+def _read_job(job_file: Path) -> str | None:
+    """The job's id in a .job file, if there is one."""
+    with _file_errors(f"{job_file} cannot be read"):
+        try:
+            words = job_file.read_text("utf-8", "replace").split()
+        except FileNotFoundError:
+            return None
+    if words:
+        _check_job_id(words[0])
+    return words[0] if words else None
+
+
+def _start(access: Access, job_id: str, again: bool) -> bool:
+    """Send the submission, unless the job has statuses, which alone decide; tell whether it had them before.
+
+    `again`: an earlier run was killed, or another process is at it, perhaps while its submission is on the way.
     """
 
     def started(patience: float = 0) -> bool:
         deadline = time.monotonic() + patience
-        while not _statuses(rescale_platform, my_token, job_id):
+        while not _statuses(access, job_id):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(1)
         return True
 
     if started(SUBMIT_PATIENCE if again else 0):
-        return
+        return True
     try:
         # An unclear answer may hide a start: the platform gets time to show it before the request is repeated.
         _request(
-            rescale_platform, my_token, "POST", f"jobs/{job_id}/submit/", fresh=lambda: {"json": {}},
-            read=_nothing, settled=lambda: started(SUBMIT_PATIENCE),
+            access, "POST", f"jobs/{job_id}/submit/", fresh=lambda: {"json": {}}, read=_nothing,
+            settled=lambda: started(SUBMIT_PATIENCE),
         )
     except RescaleError as error:
         if error.status is None:
             raise RescaleError(
                 f"job {job_id} may have been started, and be billed: {error}. Its id is kept; to submit it again is "
-                f"safe, for its statuses are looked at first. Its page: {_result_page(rescale_platform, job_id)}"
+                f"safe, for its statuses are looked at first. Its page: {_result_page(access[0], job_id)}"
             ) from error
         if not started():
             raise
     if not started(SUBMIT_PATIENCE):
         raise RescaleError(
             f"job {job_id}: the submission was accepted, but the job has no status after {SUBMIT_PATIENCE} s. "
-            f"Look at {_result_page(rescale_platform, job_id)} before anything is started again"
+            f"Look at {_result_page(access[0], job_id)} before anything is started again"
         )
+    return False
 
 
 # 6. Monitor
@@ -672,49 +1052,73 @@ def job_monitor(rescale_platform: str, my_token: str, job_id: str) -> None:
     Raises JobFailed unless the job succeeded, RescaleError when the platform refuses the question (401, 403, 404).
     Source: GET /api/v2/jobs/{id}/statuses/ and …/runs/1/tail/ (rescale-api.md §7, §8).
     """
+    access = rescale_platform, my_token
     _check_job_id(job_id)
     shown: list[_Status] = []
-    log = _Log(rescale_platform, my_token, job_id)
+    log = _Log(access, job_id)
     began = time.monotonic()
     while True:
-        history = _statuses(rescale_platform, my_token, job_id, patience=math.inf)
+        history = _statuses(access, job_id, patience=math.inf)
         for entry in history:
             if entry not in shown:
                 if not shown or entry.status != shown[-1].status:
                     _say(f"Job {job_id} : {entry.status}")
                 shown.append(entry)
-        status = history[-1].status if history else None
-        if status in ENDED:
+        if _has_ended(history):
             break
         if not shown and time.monotonic() - began > SUBMIT_PATIENCE:
             raise RescaleError(f"job {job_id} has no status: it was never submitted; see job_submit")
-        if status == "Executing":
+        if _has_executed(history):
             log.follow()
         time.sleep(STATUS_INTERVAL)
-    _raise_unless_successful(rescale_platform, my_token, job_id, history, log)
+    outcome = _outcome(access, job_id, history, patience=math.inf)
+    if not outcome.success:
+        raise _job_failed(access, job_id, outcome)
+    if outcome.log_lines and log.lines:
+        log.show(outcome.log_lines[-FAILURE_LINES:])
 
 
 class _Status(NamedTuple):
-    date: datetime.datetime | None
     status: str
-    reason: str | None
+    date: datetime.datetime | None
+    reason: str
 
 
-def _statuses(rescale_platform: str, my_token: str, job_id: str, patience: float | None = None) -> list[_Status]:
-    """The job's status history, oldest first."""
-    entries = []
-    for item in _pages(rescale_platform, my_token, f"jobs/{job_id}/statuses/", patience=patience):
-        status, reason = item.get("status"), item.get("statusReason")
-        if not isinstance(status, str) or not status:
-            raise RescaleError(f"job {job_id}: an entry of the status history has no status: {item}")
-        entries.append(_Status(_date(item.get("statusDate")), status, reason if isinstance(reason, str) else None))
-    dates = [entry.date for entry in entries if entry.date]
-    # Newest first is the documented order; the dates decide, and the order only where they are equal or missing.
-    if not dates or dates[0] >= dates[-1]:
-        entries.reverse()
-    if len(dates) == len(entries):
-        entries.sort(key=lambda entry: entry.date or datetime.datetime.min)
-    return entries
+_seen: set[str] = set()  # ids of the jobs that the platform has shown a status of
+
+
+def _statuses(access: Access, job_id: str, patience: float | None = None) -> list[_Status]:
+    """The job's status history, oldest first as far as that can be told; only what is shown depends on the order."""
+    meanwhile = "the job runs on, " if job_id in _seen else ""
+    history = [
+        _Status(" ".join(item["status"].split()), _date(item.get("statusDate")), _text(item.get("statusReason")))
+        for item in _pages(access, f"jobs/{job_id}/statuses/", patience, meanwhile=meanwhile)
+        if _text(item.get("status"))
+    ]
+    if history:
+        _seen.add(job_id)
+    if not history or history[-1].status.casefold() not in ENDED:  # newest first is the documented order
+        history.reverse()
+    if all(entry.date for entry in history):
+        history.sort(key=lambda entry: cast(datetime.datetime, entry.date))
+    return history
+
+
+def _plain(status: str) -> str:
+    return status.replace("_", " ").casefold()
+
+
+def _has_ended(history: list[_Status]) -> bool:
+    """Whether a job has ended: whatever its history's order and dates, an ended status is never left again."""
+    return any(_plain(entry.status) in ENDED for entry in history)
+
+
+def _has_executed(history: list[_Status]) -> bool:
+    return any(_plain(entry.status) == "executing" for entry in history)
+
+
+def _text(value: Any) -> str:
+    return " ".join(value.split()) if isinstance(value, str) else ""
 
 
 def _date(text: Any) -> datetime.datetime | None:
@@ -735,9 +1139,8 @@ def _date(text: Any) -> datetime.datetime | None:
 class _Log:
     """The live process_output.log of one job: `tail` gives its last lines only, so the overlap has to be found."""
 
-    def __init__(self, rescale_platform: str, my_token: str, job_id: str) -> None:
-        self.access = rescale_platform, my_token
-        self.job_id = job_id
+    def __init__(self, access: Access, job_id: str) -> None:
+        self.access, self.job_id = access, job_id
         self.paths = [LOG, f"shared/{LOG}"]  # the second where the tile works in work/shared
         self.lines: list[str] = []  # the last ones shown
         self.executing_since = self.new_line_at = self.told_at = time.monotonic()
@@ -782,7 +1185,7 @@ class _Log:
         """The last lines, or None for any answer that is not lines: there is nothing to read yet, or no more."""
         path = f"jobs/{self.job_id}/runs/1/tail/{self.paths[0]}"
         try:
-            reply = _request(*self.access, "GET", path, fresh=lambda: {"params": {"lines": LOG_LINES}}, patience=0)
+            reply = _request(self.access, "GET", path, fresh=lambda: {"params": {"lines": LOG_LINES}}, patience=0)
         except RescaleError as error:
             self.looked_at += max(0, error.retry_after - LOG_INTERVAL)
             return None
@@ -794,10 +1197,10 @@ class _Log:
 
 def _without_command(lines: list[str]) -> list[str]:
     """Log lines without the platform's echo of the whole command, most of which is the packing."""
-    first, last = COMMAND_HEAD.splitlines()[0], COMMAND_TAIL.splitlines()[-1]
-    end = max((number for number, line in enumerate(lines) if last in line), default=-1)
-    rest = lines[end + 1 :]
-    begin = next((number for number, line in enumerate(rest) if line.endswith(f"Launching {first}")), None)
+    first, last = re.escape(COMMAND_HEAD.strip()), re.escape(COMMAND_TAIL.splitlines()[-1])
+    ends = [number for number, line in enumerate(lines) if re.search(rf"\]: {last}, Working dir: .*follows:$", line)]
+    rest = lines[ends[-1] + 1 :] if ends else lines
+    begin = next((number for number, line in enumerate(rest) if re.search(rf"Launching {first}$", line)), None)
     return rest[:begin]
 
 
@@ -814,145 +1217,208 @@ def _new_lines(shown: list[str], tail: list[str]) -> tuple[list[str], bool]:
     return tail, bool(shown and tail)
 
 
-def _raise_unless_successful(
-    rescale_platform: str, my_token: str, job_id: str, history: list[_Status], log: _Log
-) -> None:
-    """Raise JobFailed unless the status history, and where it is silent what the job left behind, shows success."""
-    success, reason = _verdict(history)
-    files: list[_File] = []
-    lines: list[str] = []
-    if any(entry.status == "Executing" for entry in history):
-        try:
-            files, lines = _what_it_left(rescale_platform, my_token, job_id, success)
-        except RescaleError as error:
-            if success is not False:  # not known to have failed
-                text = f"job {job_id} ended ({reason}), but what it left cannot be looked at: {error}"
-                raise RescaleError(text, error.status) from error
+class _Outcome(NamedTuple):
+    """How a job ended."""
+
+    success: bool
+    reason: str
+    exit_code: int | None  # of its command, where the log tells
+    log_lines: list[str]  # the last ones
+    files: list[_File]  # what it left
+
+    @property
+    def word(self) -> str:
+        """For the table of a chain."""
+        code = f" (exit code {self.exit_code})" if self.exit_code else ""
+        stopped = re.search(r"user terminated|\bstop", self.reason, re.IGNORECASE) and not code
+        return "succeeded" if self.success else "stopped" if stopped else f"FAILED{code}"
+
+
+def _outcome(
+    access: Access, job_id: str, history: list[_Status], *, patience: float | None = None, wait: float = FILES_PATIENCE
+) -> _Outcome:
+    """Whether a job that has ended succeeded, the one verdict on it.
+
+    A job that job_setup made did if the platform reports no failure and it left a rescale.tar.gz, which it cannot
+    have otherwise. Any other job did by the platform's reason and the closing line of its log. `wait` is in seconds
+    for a list of files that is not complete yet.
+    """
+    failure, reason = _reported(history)
+    if not _has_executed(history) and (failure or not reason):
+        return _Outcome(False, failure or "it never executed", None, [], [])
+    made_here, given = _job(access, job_id, patience)
+    wanted = (LOG,) if failure or not made_here else (ARCHIVE, FAILED_ARCHIVE, LOG)
+    wait = min(wait, FAILED_PATIENCE) if failure else wait
+    files = _outputs(access, job_id, given, wanted, patience=patience, wait=wait)
+    lines = _finished_log(access, files, patience)
     code = _exit_code(lines)
-    if success is None:
-        success = code == 0 or (code is None and [file.relative for file in files if not file.is_input] == [ARCHIVE])
-    if success and code:
-        success, reason = False, f"{LOG} ends with exit code {code}, though the platform says {reason!r}"
-    if success:
-        if lines and log.lines:
-            log.show(lines[-FAILURE_LINES:])
-        return
-    raise JobFailed(
-        "\n".join([
-            f"Job {job_id} failed: {reason}" + (f" (exit code {code})" if code else ""),
-            *([f"The last lines of {LOG}:", *(f"    {line}" for line in lines[-FAILURE_LINES:])] if lines
-              else [f"It left no {LOG} that can be read."]),
-            f"Result page: {_result_page(rescale_platform, job_id)}",
-            f"What it wrote until then is kept there; fetch it with: python {_here(__file__)} download {job_id}",
-        ]),
-        job_id, reason, lines[-FAILURE_LINES:],
-    )
+    archive = _result(files)
+    if made_here and not (failure or archive or code):
+        files = _outputs(access, job_id, given, (ARCHIVE, FAILED_ARCHIVE), patience=patience, wait=wait)
+        archive = _result(files)
+    broken_off = any(PACKING in file.relative.split("/") for file in files)
+    success = False
+    if failure:
+        reason = failure
+    elif code:
+        reason = f"its command failed, though the platform says {reason!r}"
+    elif made_here and not archive:
+        reason = f"it left no {ARCHIVE}, so its command has not succeeded; the platform says {reason!r}"
+    elif made_here and broken_off:  # the command packed by itself, and was killed at it
+        reason = f"it was ended before it was done; the platform says {reason!r}"
+    elif not made_here and code is None and reason.casefold() != "completed successfully":
+        reason = f"nothing confirms success; the platform says {reason!r}"
+    else:
+        success = True
+    return _Outcome(success, reason, code, _without_command(lines), files)
 
 
-def _what_it_left(
-    rescale_platform: str, my_token: str, job_id: str, success: bool | None
-) -> tuple[list[_File], list[str]]:
-    """The output files of a job that has ended, and its log; waits for them longest where the outcome hangs on them."""
-    for tries_left in range(0 if success is False else OUTCOME_TRIES, -1, -1):
-        try:
-            # A failed job leaves its log; where nothing else tells the outcome, that it is missing must be sure.
-            wanted = LOG if success is None else ""
-            files = _output_files(rescale_platform, my_token, job_id, wanted=wanted, successful=bool(success))
-            return files, _without_command(_finished_log(rescale_platform, my_token, files))
-        except RescaleError as error:
-            if not tries_left or error.status is not None:
-                raise
-            _statuses(rescale_platform, my_token, job_id, patience=math.inf)  # an outage of everything is waited out
-    raise AssertionError("not reached")
-
-
-def _verdict(history: list[_Status]) -> tuple[bool | None, str]:
-    """Whether the job succeeded (None: the history does not say) and why, by the rule of rescale-api.md §7."""
-    last = history[-1]
-    executing = max((index for index, entry in enumerate(history) if entry.status == "Executing"), default=-1)
-    stops = [entry for entry in history[executing + 1 :] if entry.status in ("Stopping", "Force Stop")]
-    if stops:
-        return False, next((entry.reason for entry in stops if entry.reason), stops[0].status)
-    reason = " ".join((last.reason or "").split())
-    if last.status != "Completed":
-        return False, reason or last.status
-    if reason.casefold() == "completed successfully":
-        return True, reason
-    if reason.casefold() in NEVER_RAN or executing < 0:
-        return False, reason or "it never executed"
-    return None, reason or "it ended without a reason, and nothing it left behind confirms success"
+def _reported(history: list[_Status]) -> tuple[str, str]:
+    """What failure the platform reports, if any, and the reason that it gives for the end."""
+    ends = [entry for entry in history if _plain(entry.status) in ENDED]
+    stops = [entry for entry in history if _plain(entry.status) in STOPPING]
+    reason = next((entry.reason for entry in ends if entry.reason), "")
+    executed = sum(_plain(entry.status) == "executing" for entry in history)
+    if stops and len(stops) >= executed:  # fewer: it was started again after each
+        return next((entry.reason for entry in (*stops, *ends) if entry.reason), stops[0].status), reason
+    bad = [entry for entry in ends if _plain(entry.status) not in ("completed", "archived", "finished", "succeeded")]
+    if bad:
+        return bad[0].reason or bad[0].status, reason
+    return (reason if reason.casefold() in BAD_REASONS else ""), reason
 
 
 def _exit_code(lines: list[str]) -> int | None:
-    """The exit code in the log's closing line; a program may print the like itself, so the last one counts."""
-    codes = [match[1] for match in (re.search(r"Exited with code (-?\d{1,9})\s*$", line) for line in lines) if match]
-    return int(codes[-1]) if codes else None
+    """The exit code in the log's closing line, as the platform writes it: a program may print the like before."""
+    last = next((line for line in reversed(lines) if re.sub(r"^\[[^]]*\]:", "", line).strip()), "")
+    match = re.search(r"^(?:\[[^]]*\]: )?Exited with code (-?\d{1,9})\s*$", last)
+    return int(match[1]) if match else None
+
+
+def _finished_log(access: Access, files: list[_File], patience: float | None) -> list[str]:
+    """The last lines of a finished job's log, from its output files; none where it left none."""
+    log = next((file for file in files if file.relative in (LOG, f"shared/{LOG}") and file.uploaded), None)
+    if not log or not log.size:
+        return []
+    first = max(0, log.size - LOG_TAIL)
+
+    def end(response: requests.Response) -> bytes:
+        content = b""
+        for block in _blocks(response):  # all of it comes where Range is ignored
+            content = (content + block)[-LOG_TAIL:]
+        return content
+
+    headers = {"Range": f"bytes={first}-{log.size - 1}", "Accept-Encoding": "identity"}
+    try:
+        content: bytes = _request(
+            access, "GET", f"files/{log.id}/contents/", fresh=lambda: {"headers": headers}, read=end, elsewhere=True,
+            patience=patience,
+        )
+    except RescaleError as error:
+        if error.status is None:  # no answer is not the answer that there is no log
+            raise
+        return []
+    lines = content.decode("utf-8", "replace").splitlines()
+    return lines[1:] if first else lines  # half a line may be half a secret
+
+
+def _job_failed(access: Access, job_id: str, outcome: _Outcome) -> JobFailed:
+    lines = outcome.log_lines[-FAILURE_LINES:]
+    code = f" (exit code {outcome.exit_code})" if outcome.exit_code else ""
+    meaning = _meaning([outcome.reason, *outcome.log_lines])
+    return JobFailed(
+        "\n".join([
+            f"Job {job_id} failed: {outcome.reason}{code}",
+            *([f"The last lines of {LOG}:", *(f"    {line}" for line in lines)] if lines
+              else [f"It left no {LOG} that can be read."]),
+            *([meaning] if meaning else []),
+            f"Result page: {_result_page(access[0], job_id)}",
+            f"What it wrote until then is kept there; fetch it with: {_library_command('download', job_id)}",
+        ]),
+        job_id, outcome.reason, lines,
+    )
+
+
+def _meaning(lines: Sequence[str]) -> str:
+    """What the end of a log means to an engineer, in one sentence, with the line that says so."""
+    for pattern, sentence in FAILURES:
+        for line in reversed(lines):
+            if re.search(pattern, line, re.IGNORECASE):
+                return f"{sentence} ({_short(line, 160)})"
+    return ""
 
 
 # 7. Download
 
 
 def job_download(rescale_platform: str, my_token: str, job_name: str, job_id: str) -> list[Path]:
-    """Fetch all output files of a job into the folder `<job_name>` under the current one.
+    """Fetch all output files of a job that has ended into the folder `<job_name>` under the current one.
 
     Each file arrives under a hidden temporary name, is checked against size and checksum and only then renamed. What
     is there already and right is not fetched again; an interrupted download goes on where it stopped; another file
     that is in the way is set aside under a new name.
 
     Returns the paths. Prints `Total 1 files will be downloaded`, `1 user/…/rescale.tar.gz downloaded` per file and
-    `Total 1 files, 93.345 MB downloaded` (MB = 1024²). Raises RescaleError for a job without files, a file that
-    arrives wrong twice, a full disk.
+    `Total 1 files, 93.345 MB downloaded` (MB = 1024²). Raises RescaleError for a job that has not ended or left no
+    files, a file that arrives wrong twice, a full disk.
     Source: GET /api/v2/jobs/{id}/files/ and /api/v2/files/{id}/contents/ (rescale-api.md §9, §3).
     """
+    access = rescale_platform, my_token
     _check_job_name(job_name)
-    _check_job_id(job_id)
-    began = time.monotonic()
-    files = _output_files(rescale_platform, my_token, job_id, successful=True)
-    targets = _download(rescale_platform, my_token, job_name, job_id, files)
-    if [file.name for file in files if not file.is_input] == [ARCHIVE]:  # there may be more, which is not listed yet
-        time.sleep(max(0, began + FILES_INTERVAL - time.monotonic()))
-        if len(_listing(rescale_platform, my_token, job_id)) > len(files):
-            files = _output_files(rescale_platform, my_token, job_id)
-            targets = _download(rescale_platform, my_token, job_name, job_id, files)
-    return targets
-
-
-def _download(
-    rescale_platform: str, my_token: str, job_name: str, job_id: str, files: list[_File]
-) -> list[Path]:
-    """Fetch these output files, and print how it goes."""
-    if not files:
-        history = _statuses(rescale_platform, my_token, job_id)
-        status = history[-1].status if history else "not submitted"
-        raise RescaleError(
-            f"job {job_id} has no output files; its status is {status}: {_result_page(rescale_platform, job_id)}"
-        )
-    unfinished = [file.name for file in files if not file.uploaded]
-    files = [file for file in files if file.uploaded]
+    files, unfinished = _downloadable(access, job_id)
     with _file_errors("the current folder cannot be used"):
         folder = Path(job_name).absolute()
     targets = _targets(folder, files)
+    total = sum(file.size for file in files)
+    failed: list[str] = []
     _say(f"Total {len(files)} files will be downloaded")
-    with _file_errors(f"job {job_id} could not be downloaded; what has arrived is kept and not fetched again"):
+    with _file_errors(f"job {job_id} could not be downloaded; what has arrived is kept and not fetched again"), \
+            _stopping() as stop, _Progress("downloading", total) as progress:
         _check_space(folder, files, targets)
-        with _Transfer(rescale_platform, my_token, sum(file.size for file in files)) as transfer:
-            large = [file.size > SINGLE for file in files]
-            # Small files come at once, a large one in ranges at once; the lines are printed in the list's order.
-            small = {
-                file.id: transfer.pool.submit(transfer.fetch, file, target)
-                for file, target, in_ranges in zip(files, targets, large) if not in_ranges
-            }
-            for number, (file, target) in enumerate(zip(files, targets), 1):
-                fetched = small[file.id].result() if file.id in small else transfer.fetch(file, target)
-                _say(f"{number} {file.path} {'downloaded' if fetched else 'was here already'}")
-    size = sum(file.size for file in files) / 1024**2
-    _say(f"Total {len(files)} files, {size:.3f} MB downloaded")
-    if unfinished:
+        fetch = functools.partial(_fetch, _Transfer(access, progress, stop))
+        # Small files come at once, a large one in ranges at once; the lines are printed in the list's order.
+        small = _at_once(fetch, [pair for pair in zip(files, targets) if pair[0].size <= VOLUME])
+        for number, (file, target) in enumerate(zip(files, targets), 1):
+            result = next(small) if file.size <= VOLUME else fetch((file, target))
+            _say(f"{number} {file.path} {result}")
+            if result not in (FETCHED, HERE):
+                failed.append(file.relative)
+    _say(f"Total {len(files)} files, {total / 1024**2:.3f} MB downloaded")
+    if unfinished or failed:
         raise RescaleError(
-            f"job {job_id}: not yet, or never completely, stored by the platform: {', '.join(unfinished)}. "
-            "The other files are here; try again later"
+            f"job {job_id}: not downloaded: {', '.join(_short(name, 80) for name in [*unfinished, *failed])}"
+            + (" (not yet, or never completely, stored by the platform)" if unfinished else "")
+            + f". The other files are here; try again later: {_library_command('download', job_id)}"
         )
     return targets
+
+
+FETCHED, HERE = "downloaded", "was here already"
+
+
+def _downloadable(access: Access, job_id: str) -> tuple[list[_File], list[str]]:
+    """What an ended job left, and the names of what the platform has not stored completely."""
+    _check_job_id(job_id)
+    history = _ended(access, job_id)
+    made_here, given = _job(access, job_id)
+    wanted = (ARCHIVE, FAILED_ARCHIVE, LOG) if made_here else ()
+    files = []
+    if _has_executed(history) or not _reported(history)[0]:
+        wait = FAILED_PATIENCE if _reported(history)[0] else FILES_PATIENCE
+        files = _outputs(access, job_id, given, wanted, wait=wait)
+    if not files:
+        raise RescaleError(
+            f"job {job_id} has no output files; its status is {history[-1].status}: {_result_page(access[0], job_id)}"
+        )
+    return [file for file in files if file.uploaded], [file.relative for file in files if not file.uploaded]
+
+
+def _ended(access: Access, job_id: str) -> list[_Status]:
+    """The history of a job that has ended; an error that says so for one that has not."""
+    history = _statuses(access, job_id)
+    if not _has_ended(history):
+        state = f"has not ended, its status is {history[-1].status}" if history else "was not submitted"
+        raise RescaleError(f"job {job_id} {state}; follow it with: {_library_command('monitor', job_id)}")
+    return history
 
 
 class _File(NamedTuple):
@@ -961,105 +1427,140 @@ class _File(NamedTuple):
     relative: str  # path relative to the work folder
     path: str  # the platform's own path, for printing
     size: int  # bytes
-    uploaded: bool
+    uploaded: bool  # and its size known
     algorithm: str | None  # of the checksum: sha512, md5
     checksum: str
-    is_input: bool  # uploaded, not written by the job
     is_deleted: bool
 
 
-def _listing(rescale_platform: str, my_token: str, job_id: str, patience: float | None = None) -> list[_File]:
-    """The output files as the platform lists them now."""
-    files = map(_file, _pages(rescale_platform, my_token, f"jobs/{job_id}/files/", patience))
-    return list({file.id: file for file in files}.values())  # pages may overlap while the list grows
-
-
-def _output_files(
-    rescale_platform: str, my_token: str, job_id: str, *, wanted: str = "", successful: bool = False
+def _outputs(
+    access: Access,
+    job_id: str,
+    given: Sequence[_File],
+    wanted: Sequence[str] = (),
+    *,
+    patience: float | None = None,
+    wait: float = FILES_PATIENCE,
 ) -> list[_File]:
-    """The output files of a job that has ended, once the list is complete: the same twice, and all uploaded.
+    """What a job that has ended left, once the list is complete: the same twice, all uploaded, one `wanted` among it.
 
-    `wanted` must be among them. Where only the `successful` job's rescale.tar.gz matters, it is enough alone, for that
-    is what job_setup's packing leaves. After two minutes the list counts as it is. Of a list that is long the second
-    look asks for the count only.
+    Inputs are no outputs: what the job was `given` is left out, whatever the list says. After `wait` seconds the list
+    counts as it is.
     """
-    deadline = time.monotonic() + FILES_PATIENCE
+    began = told_at = time.monotonic()
+    interval, before = float(FILES_INTERVAL), None
     while True:
-        files = _listing(rescale_platform, my_token, job_id)
-        names = [file.name for file in files if not file.is_input]
-        settled = files and all(file.uploaded for file in files) and (wanted in names or not wanted)
-        if (settled and successful and names == [ARCHIVE]) or time.monotonic() >= deadline:
-            break
-        time.sleep(FILES_INTERVAL)
-        if settled and _count(rescale_platform, my_token, job_id) == len(files):
-            break
-    return [file for file in files if not file.is_deleted]
+        listed = [_file(item) for item in _pages(access, f"jobs/{job_id}/files/", patience)]
+        files = [
+            file for file in {file.id: file for file in listed}.values()  # pages may overlap while the list grows
+            if not file.is_deleted and not any(_is_input(file, other) for other in given)
+        ]
+        now = time.monotonic()
+        settled = bool(files) and all(file.uploaded for file in files) and (
+            not wanted or any(file.name in wanted for file in files)
+        )
+        if (settled and files == before) or now - began >= wait:
+            return files
+        before = files if settled else None
+        if now - told_at > OUTAGE_INTERVAL:
+            told_at = now
+            _say(f"- the list of job {job_id}'s files is not complete after {_duration(now - began)}; looking again")
+        interval = FILES_INTERVAL if settled else min(1.5 * interval, 30)
+        time.sleep(interval)
 
 
-def _count(rescale_platform: str, my_token: str, job_id: str) -> Any:
-    path = f"jobs/{job_id}/files/"
-    reply = _request(rescale_platform, my_token, "GET", path, fresh=lambda: {"params": {"page_size": 1}})
-    count = _object(reply, path).get("count")
-    return len(_listing(rescale_platform, my_token, job_id)) if count is None else count
+def _is_input(file: _File, given: _File) -> bool:
+    """Whether a listed file is one that the job was given: the same id, or the same archive synced back."""
+    return file.id == given.id or (
+        file.name == given.name == ARCHIVE and file.size == given.size
+        and (file.checksum == given.checksum or file.algorithm != given.algorithm)
+    )
+
+
+def _result(files: Sequence[_File]) -> _File | None:
+    """The job's archive among its outputs; of two, the one in shared/, where the job packed."""
+    found = [file for file in files if file.relative in (ARCHIVE, f"shared/{ARCHIVE}") and file.uploaded]
+    return max(found, key=lambda file: file.relative, default=None)
+
+
+def _job(access: Access, job_id: str, patience: float | None = None) -> tuple[bool, list[_File]]:
+    """Whether job_setup made this job, so that its archive is a proof, and the files that it was given."""
+    job = _object(_request(access, "GET", f"jobs/{job_id}/", patience=patience), f"job {job_id}")
+    tiles = [tile for tile in job.get("jobanalyses") or [] if isinstance(tile, dict)]
+    given = [
+        _file(item) for tile in tiles for item in tile.get("inputFiles") or []
+        if isinstance(item, dict) and item.get("id")
+    ]
+    return any(str(tile.get("command")).startswith(COMMAND_HEAD) for tile in tiles), given
 
 
 def _file(item: dict[str, Any]) -> _File:
     """What a file object says, checked (rescale-api.md §3)."""
-    name, relative, path = item.get("name"), item.get("relativePath"), item.get("path")
-    name = name if isinstance(name, str) and name else PurePosixPath(str(relative or "")).name
-    relative = relative if isinstance(relative, str) and relative else name
+    identifier, size = _identifier(item, "a file"), _size(item)
+    relative, path = _given_text(item, "relativePath"), _given_text(item, "path")
+    name = _given_text(item, "name") or PurePosixPath(relative).name or identifier
+    algorithm, checksum = _checksum(item)
+    return _File(
+        identifier, name, relative or name, _short(path or relative or name), size or 0,
+        item.get("isUploaded") is not False and size is not None, algorithm, checksum, item.get("isDeleted") is True,
+    )
+
+
+def _given_text(item: dict[str, Any], key: str) -> str:
+    return item[key] if isinstance(item.get(key), str) else ""
+
+
+def _size(item: dict[str, Any]) -> int | None:
+    """The size in bytes that a file object gives, if any yet."""
     size = item.get("decryptedSize")
     if isinstance(size, str) and re.fullmatch(r"\d{1,18}", size):
         size = int(size)
-    if not name or not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 60:
-        raise RescaleError(f"the platform lists a file without a name or a size: {_short(item)}")
+    return size if isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 1 << 60 else None
+
+
+def _checksum(item: dict[str, Any]) -> tuple[str | None, str]:
+    """The algorithm and the checksum that a file object gives: SHA-512, else MD5, else none."""
     sums = {"md5": item.get("md5")}
     checksums = item.get("fileChecksums")
     for entry in checksums if isinstance(checksums, list) else []:
         if isinstance(entry, dict):
             sums[str(entry.get("hashFunction")).lower().replace("-", "")] = entry.get("fileHash")
-    algorithm, checksum = next(
-        (
-            (algorithm, str(sums[algorithm]).lower())
-            for algorithm, digits in (("sha512", 128), ("md5", 32))
-            if re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", str(sums.get(algorithm)))
-        ),
-        (None, ""),
-    )
-    return _File(
-        _identifier(item, "a file"), name, relative, _short(path if isinstance(path, str) and path else relative), size,
-        item.get("isUploaded") is not False, algorithm, checksum, item.get("typeId") == INPUT_FILE,
-        item.get("isDeleted") is True,
-    )
+    for algorithm, digits in (("sha512", 128), ("md5", 32)):
+        if re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", str(sums.get(algorithm))):
+            return algorithm, str(sums[algorithm]).lower()
+    return None, ""
 
 
 def _targets(folder: Path, files: list[_File]) -> list[Path]:
-    """Where each file goes: below `folder`, or not at all. Two files of one path are told apart by their ids."""
+    """Where each file goes, below `folder`. A path that cannot be here, or is taken, is changed and told."""
     targets: list[Path] = []
     taken = set()
     for file in files:
-        parts = file.relative.split("/")
-        if (
-            any(part in ("", ".", "..") or re.search(r"[\x00-\x1f\x7f\\\ud800-\udfff]", part) for part in parts)
-            or re.match(r"[A-Za-z]:", file.relative)
-            or (WINDOWS and any(re.search(r'[:*?"<>|]|[. ]$', part) for part in parts))
-        ):
-            raise RescaleError(
-                f"file {file.id}: its path {file.relative!r} would lead out of the folder {folder} or cannot be a "
-                "file name here; nothing was downloaded. Fetch it on the result page"
-            )
-        relative = file.relative
-        while relative.casefold() in taken:
+        relative = "/".join(map(_safe_name, file.relative.split("/")))
+        if relative != file.relative or relative.casefold() in taken:
             relative += f".{file.id}"
+        if not file.relative.endswith(relative):
+            _say(f"- {_short(file.relative)} cannot have that name here; it is saved as {relative}")
         taken.add(relative.casefold())
         targets.append(folder / relative)
     return targets
 
 
+def _safe_name(name: str) -> str:
+    """`name` as a file can be called here: never another folder, no control characters, not too long."""
+    name = re.sub(r"[\x00-\x1f\x7f\\\ud800-\udfff]", "_", name)
+    if WINDOWS:
+        name = re.sub(r'[:*?"<>|]|[. ]$', "_", name)
+        name = re.sub(r"^(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", r"\1_", name, flags=re.IGNORECASE)
+    if name in ("", ".", "..") or re.match(r"[A-Za-z]:", name):
+        name = "_" + name[1:].replace(".", "_")
+    return name.encode()[:200].decode(errors="ignore")
+
+
 def _check_space(folder: Path, files: list[_File], targets: list[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     needed = sum(file.size for file, target in zip(files, targets) if not target.exists())
-    needed -= sum(map(_arrived, folder.rglob(".*.part")))
+    needed -= sum(part.stat().st_size for part in folder.rglob(".*.part"))
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise RescaleError(
@@ -1068,50 +1569,34 @@ def _check_space(folder: Path, files: list[_File], targets: list[Path]) -> None:
         )
 
 
-class _Transfer:
-    """The downloads of one job: several connections that share the progress and end together."""
+class _Transfer(NamedTuple):
+    """What the downloads of one job share."""
 
-    def __init__(self, rescale_platform: str, my_token: str, size: int) -> None:
-        self.access = rescale_platform, my_token
-        self.pool = concurrent.futures.ThreadPoolExecutor(CONNECTIONS)
-        self.stop = threading.Event()
-        self.answers: weakref.WeakSet[requests.Response] = weakref.WeakSet()  # those that are being read
-        self.progress = _Progress("downloading", size)
+    access: Access
+    progress: _Progress
+    stop: threading.Event
 
-    def __enter__(self) -> _Transfer:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()  # after an error or Ctrl-C nothing goes on behind the user's back
-        for answer in list(self.answers):
-            with contextlib.suppress(AttributeError, ValueError, RuntimeError, OSError):  # ended, or an old urllib3
-                answer.raw.shutdown()
-        self.pool.shutdown(cancel_futures=True)
-        self.progress.__exit__()
-
-    def fetch(self, file: _File, target: Path) -> bool:
-        """Download one file unless it is there already; tell whether it was fetched."""
-        part = target.with_name(f".{file.id}.part")
-        if target.is_file() and file.algorithm and _is_right(target, file):
-            self.progress.add(file.size)
-            target.touch()  # its time tells main.py that it is the result of the job as submitted last
-            return False
+def _fetch(transfer: _Transfer, pair: tuple[_File, Path]) -> str:
+    """Download one file unless it is there already; tell how it went."""
+    file, target = pair
+    part = target.with_name(f".{file.id}.part")
+    if target.is_file() and file.algorithm and _is_right(target, file):
+        transfer.progress.add(file.size)
+        return HERE
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(part) as lock:
-            self._complete(file, part)
-            if WINDOWS:  # which renames no open file
-                lock.close()
-            _set_aside(target)
-            part.replace(target)
-        return True
-
-    def _complete(self, file: _File, part: Path) -> None:
-        """Fetch what `part` lacks until it is what the platform has, and on the disk."""
-        # Where the ranges of a killed run stop is only believed because of the sum: without one they are not used.
-        for in_ranges in (file.size > SINGLE and file.algorithm is not None, False):
-            if self._right(file, part, in_ranges):
+        output = _locked(part)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, getattr(errno, "EDQUOT", None)):
+            raise  # no fault of this file's name: none would fare better
+        return f"cannot be written here: {error.strerror}"
+    with output:
+        for _ in range(2):
+            if _complete(transfer, file, target.parent, output):
                 break
-            self._forget(file, part)
+            transfer.progress.add(-file.size)
+            output.truncate(0)
             _say(f"- {file.name} arrived damaged")
         else:
             with contextlib.suppress(OSError):  # on Windows: it is empty, and open
@@ -1123,191 +1608,141 @@ class _Transfer:
         if not file.algorithm:
             _say(f"- {file.name}: the platform gave no checksum, only the size was checked")
         if file.size > BLOCK or file.name == ARCHIVE:  # a thousand small ones would wait for the disk each time
-            _to_disk(part)
-
-    def _right(self, file: _File, part: Path, in_ranges: bool) -> bool:
-        """Fetch what `part` lacks, and tell whether it is what the platform has."""
-        if in_ranges:
-            try:
-                return self._ranges(file, part)
-            except _NoRanges:
-                pass
-        if file.size > RANGE and any(_marks(part)):  # there are holes between the ranges
-            self._forget(file, part)
-        self._stream(file, part, 0, file.size)
-        return _is_right(part, file)
-
-    def _forget(self, file: _File, part: Path) -> None:
-        """Start a file anew."""
-        self.progress.add(-_arrived(part))
-        part.write_bytes(b"")
-        _remove_marks(part)
-
-    def _ranges(self, file: _File, part: Path) -> bool:
-        """Fetch ranges at once, each into its place in `part`, and sum them up in order as they come."""
-        step = max(RANGE, -(-file.size // RANGES))
-        ranges = [
-            self.pool.submit(self._stream, file, part, start, min(start + step, file.size))
-            for start in range(0, file.size, step)
-        ]
-        flushed = self.pool.submit(_to_disk, part)  # starts when the last range has: the disk need not wait for the sum
-        digest = hashlib.new(str(file.algorithm), usedforsecurity=False)
-        with part.open("rb", buffering=0) as content:  # a buffer would read what has not come yet
-            for one in ranges:
-                try:
-                    one.result()
-                except _NoRanges:
-                    concurrent.futures.wait([other for other in ranges if not other.cancel()])
-                    raise
-                for block in _blocks(content, step):
-                    digest.update(block)
-        flushed.result()
-        if digest.hexdigest() != file.checksum:
-            return False
-        _remove_marks(part)
-        return True
-
-    def _stream(self, file: _File, part: Path, start: int, end: int) -> None:
-        """Fetch a file's bytes from `start` to `end` into their place in `part`, going on where it stopped.
-
-        How much has come is the size of `part`, or for a range, of a mark beside it: a file without content.
-        """
-        size, whole = end - start, (start, end) == (0, file.size)
-        mark = part if whole else part.with_name(f"{part.name}.{start}")
-        mark.touch()
-        if mark.stat().st_size > size:
-            mark.write_bytes(b"")
-        self.progress.add(mark.stat().st_size)
-
-        def missing() -> dict[str, Any]:
-            first = start + mark.stat().st_size
-            headers = {"Accept-Encoding": "identity"}
-            if first or not whole:
-                headers["Range"] = f"bytes={first}-{end - 1}"
-            return {"headers": headers}
-
-        def save(response: requests.Response) -> None:
-            self.answers.add(response)
-            have = mark.stat().st_size
-            if response.status_code == 206:
-                if not response.headers.get("Content-Range", "").startswith(f"bytes {start + have}-"):
-                    raise _Fault("another part of the file came than was asked for")
-            elif "html" in response.headers.get("Content-Type", "") and not file.name.endswith((".html", ".htm")):
-                raise _Fault("a web page came instead of the file")
-            elif not whole:
-                raise _NoRanges
-            else:
-                self.progress.add(-have)
-                have = 0
-            with part.open("r+b") as output, mark.open("r+b") as marked:
-                marked.truncate(have)
-                output.seek(start + have)
-                for block in response.iter_content(BLOCK):
-                    if self.stop.is_set():
-                        raise _Fault("stopped")
-                    if have + len(block) > size:
-                        raise _Fault(f"more than {size} bytes came")
-                    output.write(block)
-                    output.flush()
-                    have += len(block)
-                    marked.truncate(have)
-                    self.progress.add(len(block))
-            if have != size:
-                raise _Fault(f"{have} instead of {size} bytes came")
-
-        while mark.stat().st_size < size:
-            before = mark.stat().st_size
-            try:
-                _request(
-                    *self.access, "GET", f"files/{file.id}/contents/", fresh=missing, read=save, elsewhere=True,
-                    stop=self.stop, settled=lambda: mark.stat().st_size == size,
-                )
-            except RescaleError:
-                # As long as some of it comes, a bad line is worth another try.
-                if self.stop.is_set() or mark.stat().st_size < before + BLOCK:
-                    raise
+            os.fsync(output.fileno())
+        if not WINDOWS:  # which renames no open file
+            _set_in_place(part, target)
+    if WINDOWS:
+        _set_in_place(part, target)
+    return FETCHED
 
 
-def _to_disk(path: Path) -> None:
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
+def _complete(transfer: _Transfer, file: _File, folder: Path, output: BinaryIO) -> bool:
+    """Bring `output`, which always is a beginning of the file, to its end; tell whether it is the platform's then."""
+    digest = hashlib.new(file.algorithm or "md5", usedforsecurity=False)
+    output.seek(0)
+    have = 0
+    for block in iter(lambda: output.read(BLOCK), b""):
+        digest.update(block)
+        have += len(block)
+    if have > file.size:
+        output.truncate(0)
+        return _complete(transfer, file, folder, output)
+    transfer.progress.add(have)
+
+    def append(block: bytes) -> None:
+        output.write(block)
+        output.flush()
+        digest.update(block)
+
+    step = min(max(RANGE[0], -(-file.size // RANGES)), RANGE[1])
+    if file.size - have > VOLUME and file.algorithm:
+        ranges = [(start, min(start + step, file.size)) for start in range(have, file.size, step)]
+        ahead = functools.partial(_range, transfer, file, folder)
+        with contextlib.suppress(_NoRanges):
+            for content in _at_once(ahead, ranges):
+                with content:
+                    for block in iter(functools.partial(content.read, BLOCK), b""):
+                        append(block)
+    have = output.tell()
+    if have < file.size:
+        _receive(transfer, file, (have, file.size), append)
+    return not file.algorithm or digest.hexdigest() == file.checksum
 
 
-def _arrived(part: Path) -> int:
-    """How many bytes of a file an interrupted download has left."""
-    return sum(mark.stat().st_size for mark in list(_marks(part)) or [part])
+def _range(transfer: _Transfer, file: _File, folder: Path, span: tuple[int, int]) -> BinaryIO:
+    """Fetch a range ahead of its turn into a file without a name, of which a kill leaves nothing."""
+    content = cast(BinaryIO, tempfile.TemporaryFile(dir=folder))  # noqa: SIM115  # closed by whoever appends it
+    try:
+        _receive(transfer, file, span, content.write, one_of_many=True)
+        content.seek(0)
+    except BaseException:
+        content.close()
+        raise
+    return content
 
 
-def _marks(part: Path) -> Iterator[Path]:
-    """The files that mark how far the ranges of `part` have come."""
-    return part.parent.glob(f"{part.name}.*")
+def _receive(
+    transfer: _Transfer, file: _File, span: tuple[int, int], take: Callable[[bytes], Any], *, one_of_many: bool = False
+) -> None:
+    """Fetch the bytes of a file from the first of `span` up to the second; what has come survives a broken line."""
+    access, progress, stop = transfer
+    have, end = span
 
+    def missing() -> dict[str, Any]:
+        headers = {"Accept-Encoding": "identity"}
+        if have or end < file.size:
+            headers["Range"] = f"bytes={have}-{end - 1}"
+        return {"headers": headers}
 
-def _remove_marks(part: Path) -> None:
-    for mark in _marks(part):
-        mark.unlink()
+    def save(response: requests.Response) -> None:
+        nonlocal have
+        known = 0  # bytes that come once more
+        if response.status_code == 206:
+            if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                raise _Fault("another part of the file came than was asked for")
+        elif "html" in response.headers.get("Content-Type", "") and not file.name.endswith((".html", ".htm")):
+            raise _Fault("a web page came instead of the file")
+        elif one_of_many:
+            raise _NoRanges
+        else:
+            known = have
+        for block in _blocks(response):
+            if stop.is_set():
+                raise _Fault("stopped")
+            known, block = max(0, known - len(block)), block[known:]
+            if have + len(block) > end:
+                raise _Fault(f"more than {end} bytes came")
+            take(block)
+            have += len(block)
+            progress.add(len(block))
+        if have < end:
+            raise _Fault(f"{have} instead of {end} bytes came")
+
+    while have < end:
+        before = have
+        try:
+            _request(
+                access, "GET", f"files/{file.id}/contents/", fresh=missing, read=save, elsewhere=True, stop=stop,
+                settled=lambda: have == end,
+            )
+        except RescaleError:
+            if stop.is_set() or have == before:  # as long as some of it comes, a bad line is worth another try
+                raise
 
 
 class _NoRanges(Exception):
     """The server sent the whole file where a range was asked for."""
 
 
+def _blocks(response: requests.Response) -> Iterator[bytes]:
+    """An answer's content, in small blocks first: of a line that breaks soon, at least half is kept."""
+    size = 64
+    while block := response.raw.read(size, decode_content=True):
+        yield block
+        size = min(2 * size, BLOCK)
+
+
 def _is_right(path: Path, file: _File) -> bool:
-    """Whether a local file is the platform's, by size and, if there is one, checksum."""
+    """Whether a local file is the platform's, by size and checksum."""
     if path.stat().st_size != file.size:
         return False
-    if not file.algorithm:
-        return True
-    digest = hashlib.new(file.algorithm, usedforsecurity=False)
+    digest = hashlib.new(str(file.algorithm), usedforsecurity=False)
     with path.open("rb") as content:
-        for block in _blocks(content, file.size):
+        for block in iter(lambda: content.read(BLOCK), b""):
             digest.update(block)
     return digest.hexdigest() == file.checksum
 
 
-def _blocks(content: BinaryIO, size: int) -> Iterator[bytes]:
-    """The first `size` bytes, in blocks."""
-    while size > 0 and (block := content.read(min(BLOCK, size))):
-        size -= len(block)
-        yield block
-
-
-def _set_aside(path: Path) -> None:
-    """Give a file that is in the way another name: nothing is ever overwritten."""
-    if path.exists():
+def _set_in_place(part: Path, target: Path) -> None:
+    """Give a whole file its name; another one that has it gets a new name: nothing is ever overwritten."""
+    if target.exists():
         aside = next(
             name for number in itertools.count(1)
-            if not (name := path.with_name(f"{path.name}.previous-{number}")).exists()
+            if not (name := target.with_name(f"{target.name}.previous-{number}")).exists()
         )
-        path.rename(aside)
-        _say(f"- another {path.name} was there; it is now {aside.name}")
-
-
-def _finished_log(rescale_platform: str, my_token: str, files: list[_File]) -> list[str]:
-    """The last lines of a finished job's log, from its output files; none where it cannot be had."""
-    log = next((file for file in files if file.relative in (LOG, f"shared/{LOG}") and file.uploaded), None)
-    if not log or not log.size:
-        return []
-    first = max(0, log.size - LOG_TAIL)
-
-    def end(response: requests.Response) -> bytes:
-        content = b""
-        for block in response.iter_content(BLOCK):  # all of it comes where Range is ignored
-            content = (content + block)[-LOG_TAIL:]
-        return content
-
-    headers = {"Range": f"bytes={first}-{log.size - 1}", "Accept-Encoding": "identity"}
-    try:
-        content: bytes = _request(
-            rescale_platform, my_token, "GET", f"files/{log.id}/contents/",
-            fresh=lambda: {"headers": headers}, read=end, elsewhere=True,
-        )
-    except RescaleError as error:
-        if error.status is None:  # no answer is not the answer that there is no log
-            raise
-        return []
-    lines = content.decode("utf-8", "replace").splitlines()
-    return lines[1:] if first else lines  # half a line may be half a secret
+        target.rename(aside)
+        _say(f"- another {target.name} was there; it is now {aside.name}")
+    part.replace(target)
 
 
 # 8. The previous job's result as input
@@ -1317,25 +1752,21 @@ def file_previous_job(rescale_platform: str, my_token: str, job_id: str) -> list
     """Take a job's rescale.tar.gz, inside the cloud, as input of the next job.
 
     Returns the list for job_setup: [{'id': 'JKNBbb', 'decompress': True}], and prints it. Raises RescaleError when
-    the job left no rescale.tar.gz. Source: GET /api/v2/jobs/{id}/files/ (rescale-api.md §9).
+    the job has not ended, has failed, or left no rescale.tar.gz.
+    Source: GET /api/v2/jobs/{id}/files/ (rescale-api.md §9).
     """
+    access = rescale_platform, my_token
     _check_job_id(job_id)
-    files = _output_files(rescale_platform, my_token, job_id, wanted=ARCHIVE, successful=True)
-    archives = [
-        file for file in files
-        if file.relative in (ARCHIVE, f"shared/{ARCHIVE}") and file.uploaded and not file.is_input
-    ]
-    code = _exit_code(_finished_log(rescale_platform, my_token, files))
-    if code:
-        raise RescaleError(f"job {job_id} failed with exit code {code}: its result is no input for the next job")
-    if not archives:
-        there = ", ".join(file.relative for file in files[:20]) or "nothing"
+    outcome = _outcome(access, job_id, _ended(access, job_id))
+    archive = _result(outcome.files)
+    if not outcome.success or not archive:
+        there = ", ".join(_short(file.relative, 80) for file in outcome.files[:20]) or "nothing"
+        what = f"left no {ARCHIVE}" if outcome.success else f"failed: {outcome.reason}"
         raise RescaleError(
-            f"job {job_id} left no {ARCHIVE}, so the next job has no input; it left: {there}. "
+            f"job {job_id} {what}, so the next job has no input; it left: {there}. "
             f"See {_result_page(rescale_platform, job_id)}"
         )
-    newest = max(archives, key=lambda file: file.relative)  # of two, the one in shared/, where the job packed
-    inputfiles_list = [{"id": newest.id, "decompress": True}]
+    inputfiles_list = [{"id": archive.id, "decompress": True}]
     _say(f"inputfiles_list = {inputfiles_list}")
     return inputfiles_list
 
@@ -1351,7 +1782,7 @@ def job_settings(rescale_platform: str, my_token: str, job_id: str) -> dict[str,
     of several tiles it takes the first and names the others. Source: GET /api/v2/jobs/{id}/ (rescale-api.md §5).
     """
     _check_job_id(job_id)
-    job = _object(_request(rescale_platform, my_token, "GET", f"jobs/{job_id}/"), f"job {job_id}")
+    job = _object(_request((rescale_platform, my_token), "GET", f"jobs/{job_id}/"), f"job {job_id}")
     try:
         tiles = job["jobanalyses"]
         analysis, hardware = tiles[0]["analysis"], tiles[0]["hardware"]
@@ -1398,12 +1829,15 @@ def check_settings(
     *,
     license_features: Mapping[str, int] | None = None,
     input_path: str | os.PathLike[str] | None = None,
+    jobs: int = 1,
 ) -> None:
     """Check what job_setup will be given against the platform's catalogues, before anything is packed or sent.
 
-    Prints the account, the settings and, of the folder `input_path`, how much there is to pack. A catalogue that the
-    account may not see is skipped with a notice. Raises one RescaleError for all values that are wrong, each with
-    the nearest right ones; in a rehearsal, which knows a few only, they are told and taken.
+    Prints the account, the settings, of the folder `input_path` how much there is to pack, and what a job and a chain
+    of `jobs` can cost at most: price × cores × slots × walltime as the platform lists the price, or the core-hours
+    where it lists none. A catalogue that the account may not see is skipped with a notice. Raises one RescaleError for
+    all values that are wrong, each with the nearest right ones; in a rehearsal, which knows a few only, they are told
+    and taken.
     Source: GET /api/v2/users/me/, …/analyses/, …/coretypes/, …/users/me/projects/ (rescale-api.md §1, §11).
     """
     access = rescale_platform, my_token
@@ -1420,20 +1854,27 @@ def check_settings(
     checked(_license_settings, license_features)
     cores = checked(_whole_number, "core_per_slot", core_per_slot, "cores")
     hours = checked(_whole_number, "walltime", walltime, "hours")
-    checked(_whole_number, "slot", slot, "slots (1 for all but DOE)")
-    me = _object(_request(*access, "GET", "users/me/"), "users/me")
-    _say(f"- account {_short(me.get('email', '?'))}, token ...{_authorization(my_token)[-4:]}")
+    slots = checked(_whole_number, "slot", slot, "slots (1 for all but DOE)")
+    me = _object(_request(access, "GET", "users/me/"), "users/me")
+    _say(f"- account {_short(me.get('email', '?'))}, token ...{_last_characters(_authorization(my_token))}")
     _say(
-        f"- {code_name} {version_code} on {slot} x {core_per_slot} cores of {coretype_code}, at most {walltime} h, "
-        f"project {projectid or 'none'}, licence {', '.join(licence or ()) or 'none'}"
+        f"- {code_name} {version_code} on {_short(slot, 20)} x {_short(core_per_slot, 20)} cores of {coretype_code}, "
+        f"at most {_short(walltime, 20)} h, project {projectid or 'none'}, licence {', '.join(licence or ()) or 'none'}"
     )
     packing = checked(_packing, input_path) if input_path is not None else None
     if packing:
         _say(packing)
-    unknown = _unknown(access, code_name, str(version_code), coretype_code, cores, projectid)
+    core_types = _catalogue(access, "coretypes/", "code")
+    unknown = [
+        *_check_tile(_catalogue(access, "analyses/", "code"), str(code_name), str(version_code)),
+        *_check_core_type(core_types, str(coretype_code), cores),
+        *_check_project(_catalogue(access, "users/me/projects/", "id") if projectid else None, str(projectid)),
+    ]
     longest = me.get("maxJobHours")
-    if isinstance(longest, int) and hours and hours > longest:
+    if isinstance(longest, int) and 0 < longest < (hours or 0):
         unknown.append(f"walltime = {hours}: this account's jobs may run for {longest} hours at the most")
+    if cores and hours and slots:
+        _say(_most(cores * slots * hours, jobs, _price(core_types, str(coretype_code))))
     if os.environ.get("RESCALE_REHEARSAL"):
         for line in unknown:
             _say(f"- unknown to this rehearsal, which takes it all the same: {line}")
@@ -1443,39 +1884,40 @@ def check_settings(
         raise RescaleError(f"The settings are not right; nothing was uploaded or started:\n{text}")
 
 
-def _unknown(
-    access: tuple[str, str], code_name: str, version_code: str, coretype_code: str, cores: int | None,
-    projectid: str | None,
-) -> list[str]:
-    """What the platform's catalogues do not have, a line each with the nearest that they have."""
-    lines = []
-    tiles = _catalogue(*access, "analyses/", "code")
-    if tiles is not None:
-        lines += _check_tile(tiles, code_name, version_code)
-    core_types = _catalogue(*access, "coretypes/", "code")
-    if core_types is not None:
-        lines += _check_core_type(core_types, coretype_code, cores)
-    projects = _catalogue(*access, "users/me/projects/", "id") if projectid else None
-    if projects is not None and projectid not in projects:
-        names = ", ".join(f"{key} ({_short(project.get('name'))})" for key, project in list(projects.items())[:10])
-        lines.append(f"projectid = {projectid!r}: no such project for this account; it has: {names or 'none'}")
-    return lines
-
-
 def _packing(input_path: str | os.PathLike[str]) -> str:
     """How much there is to pack, and the largest of it."""
-    files, _ = _inputs(Path(input_path), Path(ARCHIVE).absolute())
+    files, folders, _ = _inputs(Path(input_path), Path(ARCHIVE).absolute())
     sizes = {path.name: path.stat().st_size for path in files}
     largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:5]
-    return f"- {len(files)} files to pack, {sum(sizes.values()) / 1024**2:,.3f} MB; the largest: " + ", ".join(
-        f"{name} {sizes[name] / 1024**2:,.3f} MB" for name in largest
-    )
+    return f"- {len(files)} files to pack and upload, {sum(sizes.values()) / 1024**2:,.3f} MB; the largest: " + \
+        ", ".join(f"{name} {sizes[name] / 1024**2:,.3f} MB" for name in largest) + \
+        (f"; folders left out: {', '.join(folders)}" if folders else "")
 
 
-def _catalogue(rescale_platform: str, my_token: str, path: str, key: str) -> dict[str, dict[str, Any]] | None:
+def _most(core_hours: int, jobs: int, price: float | None) -> str:
+    """The most that a job, and a chain of jobs, can use and cost."""
+    chain = f", this chain of {jobs}: {jobs * core_hours:,} core-hours" if jobs > 1 else ""
+    if price is None:
+        return f"- at most, a job: {core_hours:,} core-hours{chain}; the platform lists no price for them"
+    cost = f" = {core_hours * price:,.2f}"
+    chain += f" = {jobs * core_hours * price:,.2f}" if chain else ""
+    return f"- at most, a job: {core_hours:,} core-hours{cost}{chain}, at {price:g} per core-hour as the platform " \
+        "lists it; licences not included"
+
+
+def _price(core_types: Mapping[str, dict[str, Any]] | None, coretype_code: str) -> float | None:
+    """The price per core-hour that the platform lists, which members may not be shown."""
+    try:
+        price = float((core_types or {})[coretype_code]["price"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return price if 0 < price < math.inf else None
+
+
+def _catalogue(access: Access, path: str, key: str, patience: float | None = None) -> dict[str, dict[str, Any]] | None:
     """A list of the platform by its entries' `key`, or None where the account may not see it."""
     try:
-        return {str(item.get(key)): item for item in _pages(rescale_platform, my_token, path)}
+        return {str(item.get(key)): item for item in _pages(access, path, patience)}
     except RescaleError as error:
         if error.status not in (403, 404):
             raise
@@ -1483,13 +1925,15 @@ def _catalogue(rescale_platform: str, my_token: str, path: str, key: str) -> dic
         return None
 
 
-def _check_tile(tiles: Mapping[str, dict[str, Any]], code_name: str, version_code: str) -> list[str]:
+def _check_tile(tiles: Mapping[str, dict[str, Any]] | None, code_name: str, version_code: str) -> list[str]:
+    if tiles is None:
+        return []
     if code_name not in tiles:
         return [f"code_name = {code_name!r}: no such tile{_did_you_mean(code_name, tiles)}"]
     versions = tiles[code_name].get("versions")
     codes = [
-        str(version.get("versionCode")) for version in (versions if isinstance(versions, list) else [])
-        if isinstance(version, dict)
+        str(version["versionCode"]) for version in (versions if isinstance(versions, list) else [])
+        if isinstance(version, dict) and version.get("versionCode") is not None
     ]
     if not codes or version_code in codes:
         return []
@@ -1499,7 +1943,11 @@ def _check_tile(tiles: Mapping[str, dict[str, Any]], code_name: str, version_cod
     ]
 
 
-def _check_core_type(core_types: Mapping[str, dict[str, Any]], coretype_code: str, cores: int | None) -> list[str]:
+def _check_core_type(
+    core_types: Mapping[str, dict[str, Any]] | None, coretype_code: str, cores: int | None
+) -> list[str]:
+    if core_types is None:
+        return []
     active = [code for code, item in core_types.items() if item.get("isActive") is not False]
     if coretype_code not in active:
         gone = "no longer offered" if coretype_code in core_types else "no such core type"
@@ -1517,6 +1965,13 @@ def _check_core_type(core_types: Mapping[str, dict[str, Any]], coretype_code: st
     ]
 
 
+def _check_project(projects: Mapping[str, dict[str, Any]] | None, projectid: str) -> list[str]:
+    if projects is None or projectid in projects:
+        return []
+    names = ", ".join(f"{key} ({_short(project.get('name'))})" for key, project in list(projects.items())[:10])
+    return [f"projectid = {projectid!r}: no such project for this account; it has: {names or 'none'}"]
+
+
 def _did_you_mean(word: str, words: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(words), n=3)
     return f": did you mean {' or '.join(near)}?" if near else ""
@@ -1529,31 +1984,75 @@ def job_stop(rescale_platform: str, my_token: str, job_id: str) -> None:
     Source: POST /api/v2/jobs/{id}/stop/ (rescale-api.md §10).
     """
     _check_job_id(job_id)
-    _request(rescale_platform, my_token, "POST", f"jobs/{job_id}/stop/", fresh=lambda: {"json": {}}, read=_nothing)
+    access = rescale_platform, my_token
+    _request(access, "POST", f"jobs/{job_id}/stop/", fresh=lambda: {"json": {}}, read=_nothing)
     _say(f"Job {job_id} : stop requested")
 
 
-def chain_overview(rescale_platform: str, my_token: str, jobs: Mapping[str, str]) -> None:
-    """Print a table of a chain's jobs, {job_name: job_id}: how each ended, how long it waited and executed, its result.
+def chain_overview(rescale_platform: str, my_token: str, jobs: Mapping[str, str | None]) -> None:
+    """Print a table of a chain's jobs, {job_name: job_id}; the id of one that has not been started is None.
 
-    Times are from the status history. Never raises: what the platform does not tell just now is a `?`.
-    Source: GET /api/v2/jobs/{id}/statuses/ and …/files/ (rescale-api.md §7, §9).
+    Per job: its outcome (succeeded, FAILED (exit code 1), stopped, running, waiting, not started), how long it waited
+    and executed, its core-hours, what they cost where the platform lists a price, and where the result of this very
+    job is. Never raises for what the platform does not tell just now: that is a `?`.
+    Source: GET /api/v2/jobs/{id}/statuses/, …/jobs/{id}/, …/files/, …/coretypes/ (rescale-api.md §5, §7, §9, §11).
     """
-    rows = [("job", "id", "status", "waited", "executed", "result", "where")]
-    for job_name, job_id in jobs.items():
-        status = waited = executed = result = "?"
-        with contextlib.suppress(RescaleError):
-            history = _statuses(rescale_platform, my_token, job_id, patience=OVERVIEW_PATIENCE)
-            status, (waited, executed) = history[-1].status if history else "not submitted", _times(history)
-            files = _listing(rescale_platform, my_token, job_id, patience=OVERVIEW_PATIENCE)
-            result = f"{sum(file.size for file in files) / 1024**2:.3f} MB"
-        folder = Path(job_name)
-        rows.append((job_name, job_id, status, waited, executed, result,
-                     f"{folder}{os.sep}" if folder.is_dir() else "?" if status == "?" else "on the platform"))
-    widths = [max(map(_width, column)) for column in zip(*rows)]
     _say("")
-    for row in rows:
-        _say("  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths)).rstrip())
+    for line in _table((rescale_platform, my_token), jobs):
+        _say(line)
+
+
+def _table(access: Access, jobs: Mapping[str, str | None]) -> list[str]:
+    """The lines of the table of a chain."""
+    core_types = None
+    with contextlib.suppress(RescaleError):
+        core_types = _catalogue(access, "coretypes/", "code", OVERVIEW_PATIENCE) if any(jobs.values()) else None
+    rows: list[tuple[str, ...]] = [("job", "id", "outcome", "waited", "executed", "core-hours", "cost", "result")]
+    rows += [_row(access, job_name, job_id, core_types) for job_name, job_id in jobs.items()]
+    columns = [column for column in zip(*rows) if any(column[1:])]  # no empty one, as where no price is listed
+    widths = [max(map(_width, column)) for column in columns]
+    return [
+        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths)).rstrip()
+        for row in zip(*columns)
+    ]
+
+
+def _row(
+    access: Access, job_name: str, job_id: str | None, core_types: Mapping[str, dict[str, Any]] | None
+) -> tuple[str, ...]:
+    """What the table says of one job."""
+    if not job_id:
+        return job_name, "-", "not started", "", "", "", "", ""
+    try:
+        history = _statuses(access, job_id, patience=OVERVIEW_PATIENCE)
+        waited, executed = _times(history)
+        job = _object(_request(access, "GET", f"jobs/{job_id}/", patience=OVERVIEW_PATIENCE), f"job {job_id}")
+        outcome = None
+        if _has_ended(history):
+            outcome = _outcome(access, job_id, history, patience=OVERVIEW_PATIENCE, wait=0)
+    except RescaleError as error:
+        return job_name, job_id, "unknown here" if error.status == 404 else "?", "", "", "", "", ""
+    state = outcome.word if outcome else "running" if _has_executed(history) else "waiting" if history else \
+        "not started"
+    core_hours, cost = "", ""
+    with contextlib.suppress(KeyError, IndexError, TypeError, ValueError, AttributeError):
+        hardware = job["jobanalyses"][0]["hardware"]
+        used = executed / 3600 * int(hardware["coresPerSlot"]) * int(hardware.get("slots") or 1)
+        price = _price(core_types, str(hardware["coreType"]))
+        core_hours, cost = f"{used:,.2f}", f"{used * price:,.2f}" if price is not None else ""
+    return (
+        job_name, job_id, state, _duration(waited), _duration(executed), core_hours, cost,
+        _where(job_name, outcome.files) if outcome else "",
+    )
+
+
+def _where(job_name: str, files: Sequence[_File]) -> str:
+    """Where the files of a job are: here only if all of these are."""
+    folder = Path(job_name)
+    with contextlib.suppress(OSError):
+        if files and all((folder / file.relative).stat().st_size == file.size for file in files):
+            return f"{folder}{os.sep}"
+    return "on the platform" if files else "none"
 
 
 def _width(text: str) -> int:
@@ -1561,15 +2060,291 @@ def _width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
-def _times(history: list[_Status]) -> tuple[str, str]:
-    """How long a job waited before it executed, and how long it executed; a restarted one does so in turns."""
-    spent = {"Executing": 0.0, "before": 0.0}
-    known = [(entry.date, entry.status) for entry in history if entry.date]
-    now = datetime.datetime.now(datetime.timezone.utc)
-    for (since, status), (until, _) in zip(known, [*known[1:], (now, "")]):
-        if status not in ENDED and status != "Stopping":
-            spent["Executing" if status == "Executing" else "before"] += (until - since).total_seconds()
-    return _duration(max(0, spent["before"])), _duration(max(0, spent["Executing"]))
+def _times(history: list[_Status]) -> tuple[float, float]:
+    """For how many seconds a job waited before it executed, and executed; a restarted one does so in turns."""
+    spent = {"executing": 0.0, "before": 0.0}
+    known = [(entry.date, _plain(entry.status)) for entry in history if entry.date]
+    for (since, status), (until, _) in zip(known, [*known[1:], (_now(), "")]):
+        if status not in ENDED and status not in STOPPING:
+            spent["executing" if status == "executing" else "before"] += (until - since).total_seconds()
+    return max(0, spent["before"]), max(0, spent["executing"])
+
+
+# A chain, for main.py
+
+Link = tuple[str, str, "str | None"]  # job name, command, id of its job from an earlier run
+
+
+class _Chain(NamedTuple):
+    """A chain is its .job files, `user@batch@STARTED_AT.job`: this one's names, in the order of `batches`."""
+
+    names: list[str]  # batch names
+    started_at: str  # local time, 20260131-235959
+
+    def job_name(self, batch_name: str) -> str:
+        return f"{_user()}@{batch_name}@{self.started_at}"
+
+    @property
+    def name(self) -> str:
+        return self.job_name(self.names[0])
+
+    def jobs(self) -> dict[str, str | None]:
+        """The id of each link's job, None for those without."""
+        return {name: _read_job(Path(f"{name}.job")) for name in map(self.job_name, self.names)}
+
+    def is_finished(self) -> bool:
+        """Whether the last result is here: job_download gives an archive its name only when it is whole."""
+        return any(Path(self.job_name(self.names[-1])).rglob(ARCHIVE))
+
+
+def run_chain(
+    run: Callable[[str, str, Iterator[Link]], Any],
+    batches: Sequence[tuple[str, str]],
+    settings: tuple[Any, ...],
+    *,
+    license_features: Mapping[str, int] | None = None,
+    input_path: str | os.PathLike[str] | None = None,
+    at_end: str | None = None,
+    rescale_platform: str | None = None,
+    my_token: str | None = None,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Run main.py: read its command line, and let `run` go through the links of a new chain or an earlier one.
+
+    `run(platform, token, links)` holds the guide's steps; `links` yields (job_name, command, job_id) for each of
+    `batches`, with the id of its job from an earlier run or None. `settings` are code_name, version_code,
+    license_info, coretype_code, core_per_slot, slot, walltime, projectid. `at_end` is a shell command that runs when
+    the chain has ended, well or not, with CHAIN_STATUS (succeeded, failed), CHAIN_NAME and CHAIN_SUMMARY in its
+    environment.
+
+    Starts nothing beside an unfinished chain. Prints where it is, at the end a table and what to do next. Writes all
+    that is printed, with the local time, to `<first job's name>.log`.
+
+    Returns the exit status: 0 done, 1 failed, 2 usage or an unfinished chain, 130 Ctrl-C.
+    """
+    options = _chain_options(arguments)
+    wrong = _wrong_batches(batches)
+    if wrong:
+        _complain(wrong)
+        return 2
+    names = [name for name, _ in batches]
+    chain, access, failure, status = None, None, None, 1
+    try:
+        if input_path is not None and not Path(input_path).is_dir():
+            raise RescaleError(f"input_path {str(input_path)!r} is not a folder; give the one with the input files")
+        for _, command in batches:
+            _check_command(command)
+        access = platform_my_token(rescale_platform, my_token)
+        check = functools.partial(
+            check_settings, *access, *settings, license_features=license_features, input_path=input_path,
+            jobs=len(batches),
+        )
+        if options.check:
+            check()
+            return 0
+        chain = _chosen(access, names, options)
+        if not chain or options.status is not None:
+            return 0 if chain else 2
+        _log_to(Path(f"{chain.name}.log"))
+        _say(f"rescale_rest_api {__version__}: {_driver()}: {', '.join(names)}")
+        if not all(chain.jobs().values()) or options.repeat is not None:
+            check()
+        run(*access, _links(access, chain, batches, repeat=options.repeat is not None))
+        status = 0
+    except RescaleError as error:
+        failure = str(error)
+        advice = _what_next(chain, error)
+    except KeyboardInterrupt as error:
+        failure, status = "Interrupted.", 130
+        advice = _what_next(chain, error)
+    finally:
+        if chain and access and options.status is None and status != 130:
+            _end(access, chain, status, at_end, failure or "")
+    if failure:
+        _complain(f"{failure}\n{advice}")
+    elif chain:
+        _say(f"Done: the result is in {chain.job_name(names[-1])}{os.sep}")
+    _log_to(None)
+    return status
+
+
+def _chain_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Run the jobs in `batches` one after another; each takes the result of the one before it.\n"
+        "Without an option: start a new chain. What is paid for already is never paid for again: where a chain\n"
+        "of this script is unfinished in this folder, nothing is started unless --new says so.",
+        epilog="STARTED_AT is the time in the names of a chain's files, like 20260131-235959; without it the newest\n"
+        "chain is meant. Exit status: 0 done, 1 failed, 2 usage or an unfinished chain, 130 Ctrl-C.",
+    )
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--new", action="store_true", help="start another chain beside an unfinished one")
+    for name, text in (
+        ("--resume", "go on with a chain, after a crash, a reboot or Ctrl-C; what is done is only confirmed"),
+        ("--repeat", "as --resume, and a job that has failed is replaced by a new one: mend its cause first"),
+        ("--status", "print how far a chain is, and start nothing; for another terminal"),
+    ):
+        one.add_argument(name, nargs="?", const="", metavar="STARTED_AT", help=text)
+    one.add_argument("--check", action="store_true", help=(
+        "check the key and the settings, say what would be packed and paid at most, and start nothing"))
+    return parser.parse_args(arguments)
+
+
+def _wrong_batches(batches: Any) -> str:
+    """What is wrong with `batches`, as people write it."""
+    if not isinstance(batches, (list, tuple)) or not batches:
+        return 'batches needs at least one line ("name", "command"),'
+    for line in batches:
+        if not (isinstance(line, tuple) and len(line) == 2 and all(isinstance(text, str) for text in line)):
+            return f'batches: every line must be ("name", "command"), with both commas; this one is {_short(line, 80)}'
+        name, command = line
+        if not name.strip() or set(name) & set('/\\:*?"<>|') or not command.strip():
+            return f"batch {name!r} needs a command, and a name that can be part of a file's"
+    names = [name.casefold() for name, _ in batches]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    return f"batches: two lines are called {twice!r}; every batch_name only once" if twice else ""
+
+
+def explain_slip(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """A `sys.excepthook` for main.py: a comma that is missing between two lines of batches is told in one line."""
+    if kind is TypeError and "'tuple' object is not callable" in str(error) and trace and not trace.tb_next:
+        _complain(f"{_driver()}, line {trace.tb_lineno}: a comma is missing between two lines of batches")
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def _user() -> str:
+    """The user's name, as in the job names; a container may have none."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        name = "user"
+    return re.sub(r'[\x00-\x20\x7f/\\:*?"<>|@]', "_", name)
+
+
+def _chains(names: list[str]) -> list[_Chain]:
+    """The chains of these batches in this folder, newest first: their names are matched whole."""
+    found: dict[str, set[str]] = {}
+    with _file_errors("the current folder cannot be listed"):
+        for path in Path().iterdir():
+            match = re.fullmatch(rf"{re.escape(_user())}@(.+)@(\d{{8}}-\d{{6}})\.job", path.name)
+            if match and path.is_file():
+                found.setdefault(match[2], set()).add(match[1])
+    return [
+        chain for chain in (_Chain(names, started_at) for started_at in sorted(found, reverse=True))
+        if found[chain.started_at] <= set(names) and _is_ours(chain)
+    ]
+
+
+def _is_ours(chain: _Chain) -> bool:
+    """Whether the log of a chain, if it is there, names this script: two may share the first batch name."""
+    try:
+        with Path(f"{chain.name}.log").open(encoding="utf-8", errors="replace") as log:
+            first = log.readline()
+    except OSError:
+        return True
+    return f": {_driver()}: " in first
+
+
+def _driver() -> str:
+    return Path(sys.argv[0] or "main.py").name
+
+
+def _chosen(access: Access, names: list[str], options: argparse.Namespace) -> _Chain | None:
+    """The chain that is asked for, told with its table where --status asks; None if it cannot be had."""
+    named = next((value for value in (options.resume, options.repeat, options.status) if value is not None), None)
+    for chain in () if options.new else _chains(names):
+        if named and chain.started_at != named:
+            continue
+        histories = _histories(access, chain)
+        if histories is None:
+            if named is not None:
+                _say(f"- the chain of {chain.started_at} is unknown to {access[0]}: of a rehearsal, another account?")
+        elif options.status is not None:
+            chain_overview(*access, chain.jobs())
+            return chain
+        elif named is not None:
+            _say(f"Going on with the chain of {chain.started_at}")
+            return chain
+        elif not chain.is_finished() and _is_worth_something(access, histories):
+            chain_overview(*access, chain.jobs())
+            _complain(
+                f"The chain of {chain.started_at} is unfinished here, so nothing was started.\n"
+                f"To go on with it:  {_script_command('--resume', chain.started_at)}\n"
+                f"To start another:  {_script_command('--new')}"
+            )
+            return None
+    if named is not None:
+        _complain(f"There is no chain {named or 'of ' + ', '.join(names)} in {Path.cwd()}")
+        return None
+    return _Chain(names, _now().strftime("%Y%m%d-%H%M%S"))
+
+
+def _histories(access: Access, chain: _Chain) -> dict[str, list[_Status]] | None:
+    """The histories of a chain's jobs by their ids; None where the platform does not know them."""
+    try:
+        return {job_id: _statuses(access, job_id) for job_id in chain.jobs().values() if job_id}
+    except RescaleError as error:
+        if error.status != 404:
+            raise
+        return None
+
+
+def _is_worth_something(access: Access, histories: Mapping[str, list[_Status]]) -> bool:
+    """Whether a job runs or waits, or has succeeded and would be paid for again."""
+    return any(history and not _has_ended(history) for history in histories.values()) or any(
+        history and _outcome(access, job_id, history).success for job_id, history in histories.items()
+    )
+
+
+def _links(access: Access, chain: _Chain, batches: Sequence[tuple[str, str]], *, repeat: bool) -> Iterator[Link]:
+    """The links of a chain; one whose job has failed, and all behind it, come without a job where `repeat`."""
+    anew = False
+    for number, (batch_name, command) in enumerate(batches, 1):
+        job_name = chain.job_name(batch_name)
+        job_id = _read_job(Path(f"{job_name}.job"))
+        _say(f"- {number} of {len(batches)}: {batch_name}, {_now():%Y-%m-%d %H:%M:%S}")
+        if job_id and repeat and not anew:
+            history = _statuses(access, job_id)
+            anew = _has_ended(history) and not _outcome(access, job_id, history).success
+            if anew:
+                _say(f"- job {job_id} has failed and is replaced")
+        yield job_name, command, None if anew else job_id
+
+
+def _end(access: Access, chain: _Chain, status: int, at_end: str | None, failure: str) -> None:
+    """Print the table of a chain, and run the user's command."""
+    lines = _table(access, chain.jobs())
+    for line in ["", *lines]:
+        _say(line)
+    if not at_end:
+        return
+    environment = {name: value for name, value in os.environ.items() if name != "RESCALE_API_KEY"}
+    outcome = "failed" if status else "succeeded"
+    summary = _printable("\n".join([*lines, *failure.splitlines()[:1]]))
+    environment.update(CHAIN_STATUS=outcome, CHAIN_NAME=chain.name, CHAIN_SUMMARY=summary)
+    try:
+        code = subprocess.run(
+            at_end, shell=True, env=environment, stdin=subprocess.DEVNULL, timeout=AT_END_TIMEOUT, check=False
+        ).returncode
+        if code:
+            _say(f"- at_end failed with exit code {code}")
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        _say(f"- at_end failed: {type(error).__name__}")
+
+
+def _what_next(chain: _Chain | None, failure: BaseException) -> str:
+    """What the user can do after an error or Ctrl-C."""
+    started = [job_id for job_id in (chain.jobs().values() if chain else ()) if job_id]
+    if not chain or not started:
+        return "No job was started."
+    if isinstance(failure, JobFailed):
+        return f"To repeat this job only, mend its cause, then: {_script_command('--repeat', chain.started_at)}"
+    text = f"To go on:    {_script_command('--resume', chain.started_at)}"
+    if started[-1] not in _seen:
+        return text
+    return f"Unless it has ended, job {started[-1]} runs on and is billed.\n{text}\n" \
+        f"To stop it:  {_library_command('stop', started[-1])}"
 
 
 def _main(arguments: Sequence[str] | None = None) -> int:
@@ -1581,102 +2356,120 @@ def _main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=("settings", "monitor", "download", "stop"), help=(
         "settings: print the job's settings for main.py; monitor: follow it until it has ended; download: fetch its "
         "files, also those of a failed job, into a folder named like the job; stop: stop it, and the bill"))
-    parser.add_argument("job_id", metavar="JOB_ID", help="as in the .job file or the address of its page")
+    parser.add_argument("job_id", metavar="JOB_ID", help="the job's id, the address of its page, or its .job file")
     parser.add_argument("--profile", help="section of ~/.config/rescale/apiconfig to use")
+    parser.add_argument("--version", action="version", version=__version__)
     options = parser.parse_args(arguments)
     try:
-        _check_job_id(options.job_id)
-        access = platform_my_token(profile=options.profile)
+        job_id = _job_id_of(options.job_id)
+        # What `settings` prints is to be pasted, all of it.
+        with contextlib.redirect_stdout(sys.stderr if options.command == "settings" else sys.stdout):
+            access = platform_my_token(profile=options.profile)
         if options.command == "download":
-            job = _object(_request(*access, "GET", f"jobs/{options.job_id}/"), f"job {options.job_id}")
-            job_download(*access, job.get("name") or options.job_id, options.job_id)
+            job = _object(_request(access, "GET", f"jobs/{job_id}/"), f"job {job_id}")
+            job_download(*access, _safe_name(re.sub("/", "_", _given_text(job, "name"))) or job_id, job_id)
         else:
-            {"settings": job_settings, "monitor": job_monitor, "stop": job_stop}[options.command](
-                *access, options.job_id
-            )
+            {"settings": job_settings, "monitor": job_monitor, "stop": job_stop}[options.command](*access, job_id)
     except RescaleError as error:
-        print(f"\n{error}", file=sys.stderr)
+        _complain(str(error))
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted; a job that runs goes on.", file=sys.stderr)
+        _complain("Interrupted." + (f" Job {job_id} runs on unless it has ended." if job_id in _seen else ""))
         return 130
     return 0
+
+
+def _job_id_of(text: str) -> str:
+    """The id of a job given by it, by the address of its page or by its .job file."""
+    page = re.match(r"https?://[^/]+/(?:api/v\d/)?jobs/([\w-]+)", text)
+    job_id = page[1] if page else (_read_job(Path(text)) or "") if text.endswith(".job") else text.strip()
+    _check_job_id(job_id)
+    return job_id
 
 
 # Talking to the platform
 
 
 class _Fault(Exception):
-    """Something that may pass, so that the request is worth repeating; `final` where waiting hardly helps."""
+    """Something that may pass, so that the request is worth repeating."""
 
-    def __init__(self, text: str, *, retry_after: float = 0, throttled: bool = False, final: bool = False) -> None:
+    def __init__(
+        self, text: str, *, retry_after: float = 0, status: int | None = None, final: bool = False,
+        unreachable: bool = False,
+    ) -> None:
         super().__init__(_printable(text))
-        self.retry_after = retry_after
-        self.throttled = throttled
-        self.final = final
+        self.retry_after = retry_after  # seconds that the server asked for
+        self.status = status  # of the HTTP answer
+        self.final = final  # waiting hardly helps
+        self.unreachable = unreachable  # no answer of anybody: likely to be the user's network or spelling
 
 
-def _json(response: requests.Response) -> Any:
-    try:
-        return response.json()
-    except (ValueError, RecursionError):
-        kind = response.headers.get("Content-Type", "of no type")
-        raise _Fault(f"the answer is no JSON but {_short(kind)}") from None
-
-
-def _nothing(response: requests.Response) -> None:
-    """For requests that are answered with nothing; a page of a proxy is no such answer."""
-    if response.content.strip():
-        _json(response)
+_answered: set[str] = set()  # addresses that have answered, which tells an outage from a mistyped one
+_throttled: dict[str, float] = {}  # until when a platform wants no requests, of whatever connection
 
 
 def _request(
-    rescale_platform: str,
-    my_token: str,
+    access: Access,
     method: str,
     path: str,
     *,
     fresh: Callable[[], dict[str, Any]] = dict,
-    read: Callable[[requests.Response], Any] = _json,
+    read: Callable[[requests.Response], Any] | None = None,
     settled: Callable[[], bool] | None = None,
     patience: float | None = None,
     read_timeout: float | None = None,
     elsewhere: bool = False,
     stop: threading.Event | None = None,
+    meanwhile: str = "",
 ) -> Any:
     """Send one request, repeat it while it fails in a way that may pass, and return what `read` makes of the answer.
 
     `fresh` builds what is sent, anew for each try. `settled` tells, before a repeat, that none is needed. `patience`
     is in seconds of faults; 0: one try, infinity: for job_monitor. `elsewhere` allows a redirect to another host,
-    which never gets the token. `stop` ends the repeating.
+    which never gets the token. `stop` ends the repeating. `meanwhile` is said of an outage that is waited out.
     Raises RescaleError at once for what the server refuses, else when patience is over.
     """
-    platform, token = _platform(rescale_platform), _authorization(my_token)
+    platform, token = _platform(access[0]), _authorization(access[1])
     host = urlsplit(platform).netloc
     patience = PATIENCE if patience is None else patience
-    spent, lost_at = 0.0, None
+    spent, lost_at, told_at = 0.0, None, -math.inf
     for attempt in itertools.count():
+        _sleep(_throttled.get(platform, 0) - time.monotonic(), stop)
         began = time.monotonic()
         try:
-            answer = _attempt(platform, token, method, path, fresh(), read, read_timeout or READ_TIMEOUT, elsewhere)
+            answer = _attempt(
+                platform, token, method, path, fresh(), read or _json, read_timeout or READ_TIMEOUT, elsewhere
+            )
             if lost_at is not None and patience == math.inf:
                 _say(f"- {host} is back after {_duration(time.monotonic() - lost_at)}")
             return answer
         except _Fault as fault:
             wait = max(min(LONGEST_WAIT, 2 ** min(attempt, 10)), fault.retry_after) * random.uniform(1, 1.25)
+            wait = min(wait, THROTTLE_PATIENCE)
             # A long transfer that breaks costs no more patience than a request that times out.
             spent += min(time.monotonic() - began, READ_TIMEOUT) + wait
-            limit = max(patience, THROTTLE_PATIENCE) if fault.throttled and patience else patience
+            strange = fault.unreachable and platform not in _answered
+            limit = patience
+            if strange:
+                limit = min(patience, FIRST_PATIENCE)
+            elif fault.status == 429 and patience:
+                limit = max(patience, THROTTLE_PATIENCE)
             if spent > limit or (fault.final and patience < math.inf) or (stop and stop.is_set()):
                 text = f"{method} {platform}/api/v2/{path} failed: {fault}"
-                raise RescaleError(text, retry_after=fault.retry_after) from fault
+                if strange:
+                    text = f"{host} cannot be reached: is it spelt right, is there a network, and " \
+                        f"{_proxy_hint(platform)}\n{text}"
+                raise RescaleError(text, fault.status, fault.retry_after) from fault
+            if fault.status == 429:
+                _throttled[platform] = time.monotonic() + wait
             if patience == math.inf:
-                wait = min(wait, THROTTLE_PATIENCE)
-                if lost_at is None:
-                    _say(f"- no connection to {host} ({fault}); the job runs on, trying until it is back")
+                lost_at = began if lost_at is None else lost_at
+                if time.monotonic() - told_at >= OUTAGE_INTERVAL:
+                    told_at = time.monotonic()
+                    _say(f"- no connection to {host} for {_duration(told_at - lost_at)} ({fault}); {meanwhile}"
+                         "trying until it is back")
             elif wait >= NOTICEABLE_WAIT:
                 _say(f"- no answer from {host} ({fault}); next try in {wait:.0f} s")
-            lost_at = began if lost_at is None else lost_at
         _sleep(wait, stop)
         if settled is not None and settled():
             return None
@@ -1695,100 +2488,115 @@ def _attempt(
 ) -> Any:
     """Send one request once. Raises _Fault for what may pass, RescaleError for what will not."""
     url = f"{platform}/api/v2/{quote(path)}"
-    try:
-        for _ in range(5):
-            own = _origin(url) == _origin(platform)
-            with _send(method, url, token if own else None, read_timeout, content) as response:
-                if not response.is_redirect:
-                    _raise_for_status(response, platform)
-                    return read(response)
-            url = urljoin(url, response.headers["Location"])
-            content.pop("params", None)  # the new address has them
-            if method != "GET" or not _may_follow(url, platform, elsewhere):
-                break
-        raise _Fault(f"redirected to {_short(_origin(url)[1])}; is that a login page or a proxy?")
+    headers = {**content.pop("headers", {}), "Authorization": token}
+    check_redirect = functools.partial(_check_redirect, platform, elsewhere)
     # `from None`, for what requests and urllib3 say may quote the server's bytes, or the proxy's password.
+    try:
+        with _session(os.getpid()).request(
+            method, url, headers=headers, timeout=(CONNECT_TIMEOUT, read_timeout), stream=True,
+            allow_redirects=method == "GET", hooks={"response": check_redirect},
+            proxies={"http": "", "https": ""} if _is_loopback(url) else None, **content,
+        ) as response:
+            _answered.add(platform)
+            _raise_for_status(response, platform)
+            return read(response)
     except ValueError as error:  # how requests marks what can never be sent
         kind = type(error).__name__
         raise RescaleError(f"{method} {platform}/api/v2/{path} cannot be sent ({kind}); {_proxy_hint(url)}") from None
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _fault_of(error, url) from None
-
-
-def _send(
-    method: str, url: str, token: str | None, read_timeout: float, content: dict[str, Any]
-) -> requests.Response:
-    try:
-        return _session(os.getpid()).request(
-            method, url, auth=_Authorize(token), timeout=(CONNECT_TIMEOUT, read_timeout), allow_redirects=False,
-            stream=True, proxies={"http": "", "https": ""} if _is_loopback(url) else None, **content,
-        )
-    except requests.RequestException:
-        raise
-    except OSError as error:  # of a file with certificates that is not there
+    except OSError as error:
+        if "certificate bundle" not in str(error):
+            raise
         raise RescaleError(f"{error}; see REQUESTS_CA_BUNDLE") from None
 
 
-class _Authorize(requests.auth.AuthBase):
-    """Send the token, or nothing: without an `auth` of its own requests would take one from ~/.netrc."""
+class _Session(requests.Session):
+    """Connections that give the token to nobody but whom it was meant for: what requests does behind a redirect."""
 
-    def __init__(self, token: str | None) -> None:
-        self.token = token
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        if _origin(str(prepared_request.url)) != _origin(response.url):
+            prepared_request.headers.pop("Authorization", None)
 
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self.token:
-            request.headers["Authorization"] = self.token
-        return request
-
-
-class _Adapter(HTTPAdapter):
-    """Connections that send bulk data in large chunks."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, blocksize=CHUNK, **kwargs)
-
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        return super().proxy_manager_for(*args, blocksize=CHUNK, **kwargs)
+    def rebuild_proxies(self, prepared_request: requests.PreparedRequest, proxies: Any) -> Any:
+        proxies = super().rebuild_proxies(prepared_request, proxies)  # type: ignore[no-untyped-call, unused-ignore]
+        prepared_request.headers.pop("Proxy-Authorization", None)  # before 2.31 it was sent through the tunnel
+        return proxies
 
 
 @functools.lru_cache(maxsize=1)
 def _session(process: int) -> requests.Session:
     """The connections of this process: a fork must not share them, hence the argument."""
-    session = requests.Session()
-    session.mount("https://", _Adapter())
-    session.mount("http://", _Adapter())
-    session.headers["User-Agent"] = "rescale_rest_api"
+    session = _Session()
+    session.max_redirects = 5
+    session.auth = _keep_headers
+    session.headers["User-Agent"] = f"rescale_rest_api/{__version__}"
     session.headers["Cache-Control"] = "no-cache"  # a proxy's old answer could hide that a job was started
     session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     return session
 
 
+def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Without an `auth` of its own requests would take a token from ~/.netrc."""
+    return request
+
+
+def _check_redirect(platform: str, elsewhere: bool, response: requests.Response, **_: Any) -> None:
+    """Stop a redirect that leads where a request may not go: never from https to http, never out of a rehearsal."""
+    if not response.is_redirect:
+        return
+    url = urljoin(response.url, response.headers["Location"])
+    origin = _origin(url)
+    may = origin == _origin(platform) or elsewhere and (
+        _is_loopback(platform) if _is_loopback(url)
+        else origin[0] == "https" and not os.environ.get("RESCALE_REHEARSAL")
+    )
+    if response.request.method != "GET" or not may:
+        raise _Fault(f"redirected to {_short(origin[1])}; is that a login page or a proxy?")
+
+
+def _json(response: requests.Response) -> Any:
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        kind = response.headers.get("Content-Type", "of no type")
+        raise _Fault(f"the answer is no JSON but {_short(kind)}") from None
+
+
+def _nothing(response: requests.Response) -> None:
+    """For requests that are answered with nothing; a page of a proxy is no such answer."""
+    if response.content.strip():
+        _json(response)
+
+
 def _raise_for_status(response: requests.Response, platform: str) -> None:
-    """Raise for any answer but 2xx, with the server's own words."""
+    """Raise for any answer but 2xx, with the server's own words; only what comes as JSON is the platform's own."""
     status = response.status_code
     if 200 <= status < 300:
         return
-    words = f"{status} {response.reason or ''}: {_server_words(response)}".replace(" : ", ": ")
+    try:
+        body = response.raw.read(LOG_TAIL, decode_content=True) or b""
+    except (urllib3.exceptions.HTTPError, OSError):
+        body = b""
+    kind = response.headers.get("Content-Type", "")
+    own = True
+    try:
+        said = _short("; ".join(_flatten(json.loads(body))), 1000)
+    except (ValueError, RecursionError):
+        own = False
+        said = f"({_short(kind)})" if "html" in kind or not body else _short(body.decode("utf-8", "replace"))
+    words = f"{status} {response.reason or ''}: {said}".replace(" : ", ": ")
     if status < 400 or status in (408, 429) or status >= 500:
-        raise _Fault(words, retry_after=_retry_after(response), throttled=status == 429)
+        raise _Fault(words, retry_after=_retry_after(response), status=429 if status == 429 else None)
     hint = {
         401: f" (a key belongs to one region: is it one of {platform}, and still valid?)",
         404: " (of another region, deleted, or of a rehearsal?)",
         407: f" ({_proxy_hint(response.url)})",
     }.get(status, "")
-    raise RescaleError(f"{response.request.method} {response.url} was refused: {words}{hint}", status)
-
-
-def _server_words(response: requests.Response) -> str:
-    """What the server says about an error: field errors flattened, of a page no more than its kind."""
-    try:
-        body = response.raw.read(LOG_TAIL, decode_content=True) or b""
-    except (urllib3.exceptions.HTTPError, OSError):
-        body = b""
-    with contextlib.suppress(ValueError, RecursionError):
-        return _short("; ".join(_flatten(json.loads(body))), 1000)
-    kind = response.headers.get("Content-Type", "")
-    return f"({_short(kind)})" if "html" in kind or not body else _short(body.decode("utf-8", "replace"))
+    text = f"{response.request.method} {response.url} was refused: {words}{hint}"
+    if not own:  # of a proxy, or of a gateway in trouble
+        raise _Fault(text, status=status, final=True)
+    raise RescaleError(text, status)
 
 
 def _flatten(error: Any, path: str = "") -> Iterator[str]:
@@ -1818,15 +2626,17 @@ def _fault_of(error: Exception, url: str) -> _Fault:
     if isinstance(error, requests.exceptions.ProxyError):
         asks = "407" in str(error)
         why = "it asks for a password (407)" if asks else "no connection"
-        return _Fault(f"the proxy: {why}; {_proxy_hint(url)}", final=asks)
+        return _Fault(f"the proxy: {why}; {_proxy_hint(url)}", final=asks, unreachable=True)
     if isinstance(error, requests.exceptions.SSLError):
         return _Fault(
             f"{_short(cause)}; where a company's proxy opens TLS, let REQUESTS_CA_BUNDLE name the file with its "
             "certificate", final="CERTIFICATE" in str(error),
         )
-    if isinstance(error, (requests.Timeout, TimeoutError)) or isinstance(cause, TimeoutError):
-        return _Fault("timed out")
-    return _Fault(_short(cause))
+    timed_out = isinstance(error, (requests.Timeout, TimeoutError)) or isinstance(cause, TimeoutError)
+    return _Fault(
+        "timed out" if timed_out else _short(cause),
+        unreachable=isinstance(error, requests.ConnectionError),
+    )
 
 
 def _proxy_hint(url: str) -> str:
@@ -1834,16 +2644,6 @@ def _proxy_hint(url: str) -> str:
     with contextlib.suppress(ValueError):
         proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
     return f"the proxy is {proxy.rpartition('@')[2] if proxy else 'not set'}; see HTTPS_PROXY and NO_PROXY"
-
-
-def _may_follow(url: str, platform: str, elsewhere: bool) -> bool:
-    """Whether a redirect leads where a request may go: never from https to http, never out of a rehearsal."""
-    origin = _origin(url)
-    if origin == _origin(platform):
-        return True
-    if _is_loopback(url):
-        return elsewhere and _is_loopback(platform)
-    return elsewhere and bool(origin) and origin[0] == "https" and not os.environ.get("RESCALE_REHEARSAL")
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
@@ -1870,8 +2670,11 @@ def _platform(rescale_platform: str | None) -> str:
         )
     url = re.sub(r"(/api(/v\d+)?)?/*$", "", text if "://" in text else f"https://{text}")
     origin = _origin(url)
-    if not origin[1] or not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:\d+)?", url, re.ASCII):
-        raise RescaleError(f"rescale_platform = {text!r} is not the address of a platform like https://kr.rescale.com")
+    host = r"(?:[\w-]+\.)+[\w-]+|localhost|\[[0-9a-fA-F:]+\]"  # a word without a dot is a key in the wrong place
+    if not origin[1] or not re.fullmatch(rf"https?://({host})(:\d+)?", url, re.ASCII):
+        raise RescaleError(
+            f"rescale_platform = {_shown(text)} is not the address of a platform like https://kr.rescale.com"
+        )
     if origin[0] == "http" and not _is_loopback(url):
         raise RescaleError(f"rescale_platform = {text!r} would send the token unencrypted; write https://")
     rehearsal = os.environ.get("RESCALE_REHEARSAL")
@@ -1890,7 +2693,7 @@ def _authorization(my_token: str | None) -> str:
     """The Authorization header, `Token …`; the token itself is never in the error."""
     words = my_token.split() if isinstance(my_token, str) else []
     scheme = words.pop(0) if words and words[0] in ("Token", "Bearer") else "Token"
-    if len(words) != 1 or not re.fullmatch(r"[\x21-\x7e]+", words[0]):
+    if len(words) != 1 or not re.fullmatch(r"[\x21-\x7e]+", words[0]) or "://" in words[0]:
         raise RescaleError(
             "my_token is empty or no API key: give my_token='Token <your API key>', or set RESCALE_API_KEY, or put "
             "apikey into ~/.config/rescale/apiconfig"
@@ -1900,23 +2703,41 @@ def _authorization(my_token: str | None) -> str:
     return f"{scheme} {words[0]}"
 
 
+def _last_characters(token: str) -> str:
+    """The last 4 characters of a token, where enough others stay hidden."""
+    key = token.split()[-1]
+    return key[-4:] if len(key) >= 12 else ""
+
+
 def _pages(
-    rescale_platform: str, my_token: str, path: str, patience: float | None = None, **query: Any
+    access: Access, path: str, patience: float | None = None, *, meanwhile: str = ""
 ) -> Iterator[dict[str, Any]]:
-    """All entries of a list, page by page. Of `next` only the query counts: the token follows it to no other host."""
-    query = {"page_size": PAGE_SIZE, **query}
-    asked = []
+    """All entries of a list, page by page. Of `next` only the query counts: the token follows it to no other host.
+
+    A page count can promise more than there is: a page without entries, or none at all, ends the list.
+    """
+    query: dict[str, Any] = {"page_size": PAGE_SIZE}
+    asked: list[dict[str, Any]] = []
     while query not in asked:
         asked.append(query)
-        results, following = _request(
-            rescale_platform, my_token, "GET", path, fresh=functools.partial(dict, params=query), read=_page,
-            patience=patience,
-        )
+        try:
+            results, following = _request(
+                access, "GET", path, fresh=functools.partial(_params, query), read=_page, patience=patience,
+                meanwhile=meanwhile,
+            )
+        except RescaleError as error:
+            if error.status == 404 and len(asked) > 1:
+                return
+            raise
         yield from results
-        if not following:
+        if not following or not results:
             return
         query = {**query, **dict(parse_qsl(following.partition("?")[2]))}
     raise RescaleError(f"{path}: the platform's list has no end")
+
+
+def _params(query: dict[str, Any]) -> dict[str, Any]:
+    return {"params": query}
 
 
 def _page(response: requests.Response) -> tuple[list[dict[str, Any]], str | None]:
@@ -1925,7 +2746,7 @@ def _page(response: requests.Response) -> tuple[list[dict[str, Any]], str | None
     results, following = (reply.get("results"), reply.get("next")) if isinstance(reply, dict) else (None, None)
     if (
         not isinstance(results, list) or not all(isinstance(item, dict) for item in results)
-        or not isinstance(following, (str, type(None))) or (following and not results)
+        or not isinstance(following, (str, type(None)))
     ):
         raise _Fault(f"the answer is no list: {_short(reply)}")
     return results, following
@@ -1937,23 +2758,25 @@ def _object(reply: Any, what: str) -> dict[str, Any]:
     return reply
 
 
-def _identifier(item: dict[str, Any], what: str) -> str:
-    identifier = item.get("id")
+def _identifier(item: Any, what: str) -> str:
+    identifier = _object(item, what).get("id")
     if not isinstance(identifier, str) or not re.fullmatch(r"[\w-]{1,64}", identifier, re.ASCII):
         raise RescaleError(f"{what}: the platform answered without an id: {_short(item)}")
     return identifier
 
 
 def _check_job_id(job_id: str) -> None:
-    if not isinstance(job_id, str) or not re.fullmatch(r"[\w-]{1,64}", job_id, re.ASCII):
-        raise RescaleError(f"job_id = {job_id!r} is no job id; it is the short word in the .job file, like 'LFZphb'")
+    if not isinstance(job_id, str) or not re.fullmatch(r"[\w-]{1,39}", job_id, re.ASCII):
+        raise RescaleError(
+            f"job_id = {_shown(job_id)} is no job id; it is the short word in the .job file, like 'LFZphb'"
+        )
 
 
 def _result_page(rescale_platform: str, job_id: str) -> str:
     return f"{_platform(rescale_platform)}/jobs/{job_id}/runs/1/results/"
 
 
-# Files and text
+# Files, connections at once, and text
 
 
 @contextlib.contextmanager
@@ -1967,8 +2790,11 @@ def _file_errors(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name only when it is whole and on the disk; before, nothing of that name is touched."""
+def _whole_file(path: Path, *, exclusively: bool = False) -> Iterator[BinaryIO]:
+    """A file that gets its name only when it is whole and on the disk; before, nothing of that name is touched.
+
+    `exclusively`: FileExistsError if the name is taken by then, whoever was at it and whether there are locks or not.
+    """
     part = path.with_name(f".{path.name}.part")
     file = _locked(part)
     try:
@@ -1978,7 +2804,7 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
         os.fsync(file.fileno())
         if WINDOWS:  # which renames no open file
             file.close()
-        part.replace(path)
+        _name_exclusively(part, path) if exclusively else part.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # what is still buffered finds no room either
             file.close()
@@ -1992,25 +2818,20 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
         os.close(folder)
 
 
-_claims: dict[Path, BinaryIO] = {}  # the .job files that this process works on, kept open and locked
-
-
-def _claim(path: Path, text: str) -> None:
-    """Write `text` and hold the file while this process lives, so that no second one continues the same chain."""
-    path, content = path.absolute(), text.encode()
-    if path.exists() and path not in _claims:
-        _claims[path] = _locked(path)
-    if path.exists() and path.read_bytes() == content:
+def _name_exclusively(part: Path, path: Path) -> None:
+    """Give a file its name unless there is one of that name, in one step."""
+    if WINDOWS:
+        part.rename(path)  # fails where the name is taken
         return
-    with _whole_file(path) as file:
-        if path.exists() and path not in _claims:  # made by another process a moment ago
-            raise _in_use(path)
-        if path in _claims:
-            _claims.pop(path).close()
-        file.write(content)
-    _claims[path] = _locked(path)
-    if path.read_bytes() != content:
-        raise _in_use(path)
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: first the name, then the content
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
+        part.replace(path)
+    else:
+        part.unlink()
 
 
 def _locked(path: Path) -> BinaryIO:
@@ -2021,9 +2842,7 @@ def _locked(path: Path) -> BinaryIO:
             if fcntl:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             else:
-                file.seek(1 << 60)  # far behind the content, which others may read
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
-                file.seek(0)
+                _lock_on_windows(file)
             in_use = not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()))  # renamed meanwhile
             break
         except OSError as error:
@@ -2037,10 +2856,58 @@ def _locked(path: Path) -> BinaryIO:
     return file
 
 
+def _lock_on_windows(file: BinaryIO) -> None:
+    """Lock a byte far behind the content, which others may read."""
+    file.seek(1 << 60)
+    try:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+    finally:
+        file.seek(0)
+
+
 def _in_use(path: Path) -> RescaleError:
     return RescaleError(
         f"{path.name} is in use: another process works on the same job or files. Nothing was started; let it finish"
     )
+
+
+_connections = threading.BoundedSemaphore(CONNECTIONS)
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that is set when the block is left, by an error or Ctrl-C say: nothing goes on behind one's back."""
+    stop = threading.Event()
+    try:
+        yield stop
+    finally:
+        stop.set()
+
+
+def _at_once(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield work(item) for each item, in order, CONNECTIONS of them at a time.
+
+    The threads are daemons, unlike those of a pool: after Ctrl-C nobody waits for a line that hangs.
+    """
+    waiting = iter(items)
+    pending: collections.deque[concurrent.futures.Future[R]] = collections.deque()
+    while True:
+        for item in itertools.islice(waiting, 2 * CONNECTIONS - len(pending)):
+            pending.append(concurrent.futures.Future())
+            threading.Thread(target=_work, args=(pending[-1], work, item), daemon=True).start()
+        if not pending:
+            return
+        while not pending[0].done():
+            concurrent.futures.wait([pending[0]], timeout=1)  # Windows hears Ctrl-C only in between
+        yield pending.popleft().result()
+
+
+def _work(future: concurrent.futures.Future[R], work: Callable[[T], R], item: T) -> None:
+    with _connections:
+        try:
+            future.set_result(work(item))
+        except BaseException as error:  # raised again where the result is asked for
+            future.set_exception(error)
 
 
 class _Progress:
@@ -2079,7 +2946,7 @@ class _Progress:
             f"- {self.what}: {100 * done // self.total} % of {self.total / 1024**2:,.1f} MB, "
             f"{rate / 1024**2:,.1f} MB/s{left}"
         )
-        _redraw(text) if terminal else _say(text)
+        _redraw(text) if terminal else _print(text)
 
 
 _drawn = ""  # the line that stands on the terminal to be redrawn
@@ -2096,23 +2963,54 @@ def _redraw(text: str) -> None:
             print(f"\r{text:<{len(before)}}", end="" if text else "\r", flush=True)
 
 
+_log: Path | None = None  # of the chain that runs, which keeps what is printed
+
+
+def _log_to(path: Path | None) -> None:
+    global _log
+    _log = path and path.absolute()
+
+
 def _say(text: str) -> None:
-    """Print one line at once. What cannot be printed must not end a chain."""
-    text = _printable(text)
+    """Print a line at once, and keep it in the chain's log."""
+    _print(text)
+    _keep(text)
+
+
+def _complain(text: str) -> None:
+    """Print what went wrong, on standard error."""
+    _print(f"\n{text}", sys.stderr)
+    _keep(text)
+
+
+def _print(text: str, stream: Any = None) -> None:
+    """Print one line. What cannot be printed must not end a chain."""
+    text, stream = _printable(text), stream or sys.stdout
     _redraw("")
-    with contextlib.suppress(OSError, ValueError):  # a terminal that is gone, a full disk under nohup.out
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a terminal that is gone, a full disk, no stream
         try:
-            print(text, flush=True)
+            print(text, file=stream, flush=True)
         except UnicodeEncodeError:
-            encoding = sys.stdout.encoding or "ascii"
-            print(text.encode(encoding, "replace").decode(encoding), flush=True)
+            encoding = stream.encoding or "ascii"
+            print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+
+
+def _keep(text: str) -> None:
+    if _log:
+        with contextlib.suppress(OSError), _log.open("a", encoding="utf-8", errors="replace") as file:
+            file.writelines(f"{_now():%Y-%m-%d %H:%M:%S}  {line}\n" for line in _printable(text).splitlines())
 
 
 def _printable(text: str) -> str:
     """`text` without keys and without control characters that would act on a terminal."""
-    for secret in _secrets:
+    for secret in list(_secrets):
         text = text.replace(secret, "***")
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+
+
+def _shown(value: Any) -> str:
+    """A wrong value as it may stand in an error: it may be a key in the wrong place."""
+    return re.sub(r"[0-9A-Za-z_-]{32,}", "***", _short(repr(value)))
 
 
 def _short(thing: Any, length: int = 300) -> str:
@@ -2128,13 +3026,27 @@ def _sleep(seconds: float, stop: threading.Event | None) -> None:
         time.sleep(min(1, left) if stop else left)
 
 
-def _here(path: str) -> str:
-    """A path to be typed in the current folder."""
-    try:
-        path = str(Path(path).absolute().relative_to(Path.cwd()))
-    except ValueError:
-        path = str(Path(path).absolute())
-    return f'"{path}"' if " " in path else path
+def _now() -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(time.time()).astimezone()
+
+
+def _script_command(*arguments: str) -> str:
+    """The running script with these arguments, to be typed in the current folder."""
+    return _command(sys.argv[0] or "main.py", *arguments)
+
+
+def _library_command(*arguments: str) -> str:
+    return _command(__file__, *arguments)
+
+
+def _command(script: str, *arguments: str) -> str:
+    """A command line that can be pasted; in a rehearsal one of the rehearsal, never of a paid run."""
+    path = Path(script).absolute()
+    with contextlib.suppress(ValueError, OSError):
+        path = path.relative_to(Path.cwd())
+    words = [str(path), *arguments]
+    python = os.environ.get("RESCALE_REHEARSAL_COMMAND") or "python"
+    return f"{python} {subprocess.list2cmdline(words) if WINDOWS else shlex.join(words)}"
 
 
 def _duration(seconds: float) -> str:

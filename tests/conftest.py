@@ -6,7 +6,6 @@ import re
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -26,31 +25,55 @@ def clean_surroundings(tmp_path, monkeypatch):
     home.mkdir()
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(home))
-    for name in ("RESCALE_API_URL", "RESCALE_API_KEY", "RESCALE_REHEARSAL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY",
+    for name in ("RESCALE_API_URL", "RESCALE_API_KEY", "RESCALE_REHEARSAL", "RESCALE_REHEARSAL_COMMAND", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY",
                  "http_proxy", "https_proxy", "all_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     work = tmp_path / "here"
     work.mkdir()
     monkeypatch.chdir(work)
     yield work
-    while rescale._claims:
-        rescale._claims.popitem()[1].close()
-    rescale._secrets.clear()
+    rescale._log_to(None)
+    for memory in (rescale._secrets, rescale._answered, rescale._throttled, rescale._seen):
+        memory.clear()
     rescale._session.cache_clear()
+
+
+class Clock:
+    """The library's time: `speed` seconds in a real one, or with a speed of 0, no more than it sleeps."""
+
+    def __init__(self, speed: int = 0) -> None:
+        self.speed, self.now = speed, 0.0
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.now += 0 if self.speed else seconds
+        time.sleep(seconds / self.speed if self.speed else min(seconds, 5) / 5000)
+
+    def monotonic(self) -> float:
+        return time.monotonic() * self.speed + self.now
+
+    def time(self) -> float:
+        return time.time() + self.now
 
 
 @pytest.fixture
 def fast(monkeypatch):
     """Time that runs SPEED times as fast for the library, and short timeouts on its sockets."""
-    clock = SimpleNamespace(
-        sleep=lambda seconds: time.sleep(seconds / SPEED), monotonic=lambda: time.monotonic() * SPEED, time=time.time
-    )
+    clock = Clock(SPEED)
     monkeypatch.setattr(rescale, "time", clock)
     monkeypatch.setattr(rescale, "CONNECT_TIMEOUT", 1)
     monkeypatch.setattr(rescale, "READ_TIMEOUT", 0.5)
     monkeypatch.setattr(rescale, "UPLOAD_TIMEOUT", 1)
     monkeypatch.setattr(rescale, "PROGRESS_DELAY", float("inf"))  # or short transfers would seem to be long ones
     return clock
+
+
+@pytest.fixture
+def clock(fast, monkeypatch):
+    """Time that passes only while the library sleeps, so that its steps can be told to the second."""
+    monkeypatch.setattr(rescale, "READ_TIMEOUT", 10)  # what a busy machine delays is no outage
+    fast.speed = 0
+    return fast
 
 
 @pytest.fixture
@@ -64,20 +87,6 @@ def sim(tmp_path):
 def access(sim, fast):
     """Platform and token as the guide's functions take them, in fast time."""
     return sim.url, f"Token {sim.token}"
-
-
-@pytest.fixture
-def clock(fast, monkeypatch):
-    """Time that passes only while the library sleeps, so that its steps can be told to the second."""
-    monkeypatch.setattr(rescale, "READ_TIMEOUT", 10)  # what a busy machine delays is no outage
-    fast.now = 0.0
-
-    def sleep(seconds):
-        fast.now += seconds
-        time.sleep(min(seconds, 5) / 5000)
-
-    fast.sleep, fast.monotonic = sleep, lambda: fast.now
-    return fast
 
 
 # What job_setup needs, the guide's parameters by their names; the simulator takes it.

@@ -24,6 +24,7 @@ import os
 import random
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -54,6 +55,7 @@ LOG = "process_output.log"
 USER = "user_xMTMk"
 OWNER = "rehearsal@example.com"
 PROJECTS = {"xDdRk": "Rehearsal", "pQrSt": "Crash 2027"}
+KILL_AFTER = 3.0  # seconds from SIGTERM to SIGKILL
 MAX_JOB_HOURS = 48  # the account's own limit, `maxJobHours` of users/me (§1)
 
 # code, price per core-hour, sizes of one node (larger counts are multiples of the largest), flags
@@ -68,24 +70,24 @@ CORE_TYPES = [
     ("luna", 0.21, [1, 2, 4, 44], {}),
     ("melanite", 0.14, [12, 24, 48, 96], {}),
     ("carbon", 0.10, [1, 2, 4, 8, 16, 32, 64, 128], {}),
-    ("nickel", 0.04, [1, 2, 4, 8, 16], {"isDeprecated": True}),
-    ("marble", 0.03, [1, 2, 4, 8], {"isDeprecated": True, "isActive": False}),
+    ("nickel", 0.23, [1, 2, 4, 8, 16], {"isDeprecated": True}),  # dearer than those that some client may pick
+    ("marble", 0.25, [1, 2, 4, 8], {"isDeprecated": True, "isActive": False}),  # because they are the cheapest
 ]
 
-# code: name, vendor, versions newest first as (version, versionCode), words of which the command must contain one
+# code: name, vendor, versions newest first as (version, versionCode)
 ANALYSES = {
-    "user_included": ("Bring Your Own Software", "Rescale", [("CPU", "0"), ("GPU", "0-gpu")], ()),
-    "abaqus": ("Abaqus", "Dassault", [("2024 HF2", "2024-2412"), ("2022 HF3", "2022-2241")], ("abaqus", "abq")),
-    "ansys_fluent": ("Ansys Fluent", "Ansys", [("2025 R1", "25.1"), ("2023 R2", "23.2")], ("fluent",)),
-    "ansys_mechanical": ("Ansys Mechanical", "Ansys", [("2025 R1", "25.1"), ("2023 R2", "23.2")], ("ansys",)),
-    "cfx": ("Ansys CFX", "Ansys", [("2025 R1", "25.1")], ("cfx",)),
-    "ls_dyna": ("LS-DYNA", "Ansys", [("R14.1", "14.1"), ("R12.0", "12.0")], ()),
-    "openfoam": ("OpenFOAM", "OpenCFD", [("v2406", "v2406"), ("v2212", "v2212")], ()),
-    "star_ccm": ("Simcenter STAR-CCM+", "Siemens", [("19.04.007", "19.04.007-r8")], ("starccm",)),
+    "user_included": ("Bring Your Own Software", "Rescale", [("CPU", "0"), ("GPU", "0-gpu")]),
+    "abaqus": ("Abaqus", "Dassault", [("2024 HF2", "2024-2412"), ("2022 HF3", "2022-2241")]),
+    "ansys_fluent": ("Ansys Fluent", "Ansys", [("2025 R1", "25.1"), ("2023 R2", "23.2")]),
+    "ansys_mechanical": ("Ansys Mechanical", "Ansys", [("2025 R1", "25.1"), ("2023 R2", "23.2")]),
+    "cfx": ("Ansys CFX", "Ansys", [("2025 R1", "25.1")]),
+    "ls_dyna": ("LS-DYNA", "Ansys", [("R14.1", "14.1"), ("R12.0", "12.0")]),
+    "openfoam": ("OpenFOAM", "OpenCFD", [("v2406", "v2406"), ("v2212", "v2212")]),
+    "star_ccm": ("Simcenter STAR-CCM+", "Siemens", [("19.04.007", "19.04.007-r8")]),
 }
 # The real catalogue has more than 700 tiles (§11), which is what makes a client fetch it in few requests.
 for _n in range(1, 693):
-    ANALYSES[f"sample_solver_{_n:03d}"] = (f"Sample Solver {_n:03d}", "Sample", [(f"{_n}.1", f"{_n}.1-r2")], ())
+    ANALYSES[f"sample_solver_{_n:03d}"] = (f"Sample Solver {_n:03d}", "Sample", [(f"{_n}.1", f"{_n}.1-r2")])
 
 # What the sources leave open, and what tests want to turn: keyword arguments of Simulator, attributes afterwards.
 QUIRKS: dict[str, Any] = {
@@ -94,15 +96,16 @@ QUIRKS: dict[str, Any] = {
     "never_runs": None,  # reason of a Completed that follows Queued at once, as when there is no capacity
     "success_reason": "Completed successfully",  # Completed's statusReason; None is possible
     "failed_reason": "A run failed",  # Completed's after a failed run (nowhere shown); None and "" are possible
-    "stopped_reason": "User Terminated",  # Completed's after a stop
     "walltime_reason": "Walltime limit reached",  # of both Stopping and Completed
     "stopping_entry": True,  # whether a failed run shows as Stopping before Completed
     "ignore_exit_codes": False,  # True: reported as a success although the command failed
     "last_status": "Completed",  # or one of the names that only clients know: Failed, Stopped, ...
     "newest_first": True,  # order of the statuses
-    "date_style": "offset",  # of the job statuses: "offset" +00:00, or "Z"
+    "date_style": "offset",  # of the job statuses: "offset" +00:00, "Z", "none" (null), "partly" (every other one)
+    "clock_skew": 0.0,  # seconds by which the dates of Executing are ahead of the others, as of another machine
     "page_size": 10,  # default size of a page
     "page_size_cap": 1000,  # the server's largest page
+    "empty_last_page": False,  # the count promises more than there is, and the last `next` leads to an empty page
     "next_without_slash": False,  # `next` lacks the slash before the question mark
     "next_drops_query": False,  # `next` keeps nothing but the page
     "next_foreign": None,  # 'http://host:port' put into `next` in place of the simulator's own
@@ -113,26 +116,30 @@ QUIRKS: dict[str, Any] = {
     "tail_off_run": "404",  # tail when no run is active: "404", "400", "html", "empty" (no lines) or "lines"
     "listing_lag": 0,  # that many listings of a completed job's files show only part of them
     "upload_lag": 0,  # during that many listings the outputs have isUploaded false
-    "lists_input_files": True,  # inputs left as they were in the work folder are listed as outputs too
+    "size_lag": 0,  # during that many listings decryptedSize is null
+    "lists_inputs": "left",  # among the outputs: "none", those "left" as they were, or "all", under their own ids too
+    "shell": "bash",  # what executes a command, or a list: the program and its arguments
+    "shell_style": "file",  # how it is given the command: as a "file", with "-c", or on "stdin"
     "shared_work": False,  # inputs and command are in work/shared (the log stays in work)
     "ignore_range": False,  # contents answers 200 with the whole file to a Range
     "wrong_range": False,  # contents answers a Range with one that starts a byte too early
     "contents_redirect": False,  # contents answers 302 to another server, the "object storage"
     "checksums": "both",  # "sha512", "md5", "both" or "none"
-    "cluster_404": 0,  # that many reads of cluster_statuses say 404 although there is a cluster
-    "cluster_lag": 0.0,  # seconds from Completed to a stopped cluster, before which DELETE is refused
-    "kill_after": 3.0,  # seconds from SIGTERM to SIGKILL
     "walltime_hour": 3600.0,  # real seconds that one hour of walltime lasts
     "walltime_syncs": True,  # whether a job that ran out of walltime has output files
     "latency": 0.0,  # seconds by which every request is delayed
     "rate": None,  # bytes per second and connection of contents
+    "upload_rate": None,  # the same of uploads
+    "prices": True,  # False: core types come without prices, as members may see them
     "any_settings": False,  # True: takes tiles, versions, core types and projects that it does not know; for rehearsals
     "fail": None,  # a job whose name contains this text ends as if the solver had failed
     "flaky": 0.0,  # share of the requests that get a random fault
     "seed": None,  # of those random faults
 }
 CHOICES = {
-    "date_style": ("offset", "Z"),
+    "date_style": ("offset", "Z", "none", "partly"),
+    "lists_inputs": ("left", "all", "none"),
+    "shell_style": ("file", "-c", "stdin"),
     "resubmit": ("ignore", "400", "again"),
     "resubmit_completed": ("ignore", "400"),
     "tail_off_run": ("404", "400", "html", "empty", "lines"),
@@ -244,7 +251,6 @@ class Job:
     _run: Run | None = None
     _again: int = 0
     _listings: int = 0
-    _cluster_reads: int = 0
 
     @property
     def work(self) -> Path:
@@ -316,7 +322,7 @@ def check_tile(tile: dict, sim: Simulator) -> tuple[dict, dict]:
     errors: dict[str, Any] = {}
     analysis = tile.get("analysis") if isinstance(tile.get("analysis"), dict) else {}
     code = str(analysis.get("code"))
-    title, _, versions, words = ANALYSES.get(code, ("", "", [], ()))
+    title, _, versions = ANALYSES.get(code, ("", "", []))
     names = {version: name for name, version in versions}
     version = str(analysis.get("version") or next(iter(names), ""))
     if not analysis:
@@ -332,8 +338,8 @@ def check_tile(tile: dict, sim: Simulator) -> tuple[dict, dict]:
     flags = tile.get("flags") if isinstance(tile.get("flags"), dict) else {}
     if not is_text(command):
         errors["command"] = REQUIRED
-    elif words and not any(word in command for word in words) and not truth(flags.get("igCv")):
-        errors["command"] = [f"A command of {title} contains {' or '.join(words)}."]
+    elif code == "abaqus" and "interactive" not in command and not truth(flags.get("igCv")):
+        errors["command"] = ["The interactive flag must be present."]
 
     hardware, wrong = check_hardware(tile.get("hardware"), sim.any_settings)
     if wrong:
@@ -430,6 +436,7 @@ class Run(threading.Thread):
         self.stopped = threading.Event()
         self.placed: dict[Path, tuple] = {}  # the input files in the work folder with their sizes and times
         self.missing: str | None = None  # the program that the shell did not find
+        self.outcome = "closed"  # how it went, once it has ended
 
     def run(self) -> None:
         sim, job = self.sim, self.job
@@ -447,13 +454,14 @@ class Run(threading.Thread):
         except (OSError, ValueError) as error:  # a full disk must not leave the client waiting forever
             note(f"job {job.id}: {error}")
             outcome = "failed"
+        self.outcome = outcome
         sim.closing.wait(sim.speed)
-        reasons = {"success": sim.success_reason, "failed": sim.failed_reason, "stopped": sim.stopped_reason,
+        reasons = {"success": sim.success_reason, "failed": sim.failed_reason, "stopped": "User Terminated",
                    "walltime": sim.walltime_reason, "never ran": sim.never_runs}
         sim.add_status(job, sim.last_status, reasons[outcome], last=True)
         for status in ("Stop Requested", "Stopping"):
             sim.add_cluster_status(job, status)
-        if not sim.closing.wait(sim.cluster_lag + sim.speed):
+        if not sim.closing.wait(sim.speed):
             sim.add_cluster_status(job, "Stopped")
 
     def live(self) -> str:
@@ -519,13 +527,18 @@ class Run(threading.Thread):
 
     def command(self, tile: dict, folder: Path, deadline: float) -> str:
         sim, job = self.sim, self.job
-        script = job.folder / "command.sh"
-        script.write_bytes(tile["command"].replace("\r\n", "\n").encode(errors="replace") + b"\n")
+        script, text = job.folder / "command.sh", tile["command"].replace("\r\n", "\n") + "\n"
+        script.write_bytes(text.encode(errors="replace"))
+        shell = [sim.shell] if isinstance(sim.shell, str) else list(sim.shell)
+        if shell == ["bash"] and not shutil.which("bash"):
+            shell = ["sh"]
+        given = {"file": [str(script)], "-c": ["-c", text], "stdin": []}[sim.shell_style]
         self.say(f"Launching {tile['command'].strip()}, Working dir: {folder}.  Process output follows:")
-        process = subprocess.Popen(
-            [shutil.which("bash") or "sh", str(script)], cwd=folder, env=environment(sim, job, tile),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )
+        with (script if sim.shell_style == "stdin" else Path(os.devnull)).open("rb") as stdin:
+            process = subprocess.Popen(
+                [*shell, *given], cwd=folder, env=environment(sim, job, tile), stdin=stdin, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )
         reader = threading.Thread(target=self.copy_output, args=(process.stdout,), daemon=True)
         reader.start()
         outcome = None
@@ -539,7 +552,7 @@ class Run(threading.Thread):
         if outcome:
             signal_group(process, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0 if outcome == "closed" else sim.kill_after)
+                process.wait(0 if outcome == "closed" else KILL_AFTER)
         reader.join(0.2)
         signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))  # and what it left in the background
         code = process.wait()
@@ -549,9 +562,13 @@ class Run(threading.Thread):
             self.say(f"*** ERROR: the analysis has been terminated (jobs named *{sim.fail}* are to fail here)")
             code = 1
         self.say(f"Exited with code {code if code >= 0 else 128 - code}\n")
-        if failing and not (job.work / LOG).exists():  # tidied away, as a command that had failed would not have done
-            self.log.seek(0)
-            (job.work / LOG).write_bytes(self.log.read())
+        if failing:  # what job_setup's command leaves when the solver fails: the log, and a result of another name
+            if not (job.work / LOG).exists():
+                self.log.seek(0)
+                (job.work / LOG).write_bytes(self.log.read())
+            result = folder / "rescale.tar.gz"
+            if result.exists() and not self.is_untouched(result):
+                result.rename(result.with_name("rescale_failed.tar.gz"))
         if code == 127 and sim.on_missing:
             sim.on_missing(job, self.missing)
         return outcome or ("success" if code == 0 or sim.ignore_exit_codes else "failed")
@@ -567,12 +584,16 @@ class Run(threading.Thread):
         for line in text.split("\n"):
             self.log.write(stamp() + line.encode(errors="replace") + b"\n")
 
+    def is_untouched(self, path: Path) -> bool:
+        """Whether this is an input file as it was put there."""
+        return self.placed.get(path) == (path.stat().st_size, path.stat().st_mtime_ns)
+
     def sync(self) -> None:
         """Make output files of all that is in the work folder."""
         sim, job = self.sim, self.job
         for path in regular_files(job.work):
             info = path.stat()
-            if not sim.lists_input_files and self.placed.get(path) == (info.st_size, info.st_mtime_ns):
+            if sim.lists_inputs == "none" and self.is_untouched(path):
                 continue
             sha512, md5 = hashlib.sha512(), hashlib.md5()
             with path.open("rb") as stream:
@@ -603,6 +624,7 @@ def environment(sim: Simulator, job: Job, tile: dict) -> dict[str, str]:
     cores, nodes = tile["hardware"]["coresPerSlot"], tile["hardware"]["coreSummary"]["numberOfNodes"]
     of_the_platform = {
         "JOB_ID": job.id, "API_BASE_URL": sim.url, "CLUSTER_ID": job.id, "CORE_TYPE": tile["hardware"]["coreType"],
+        "WORK_PATH": job.work,
         "CORES_PER_SLOT": cores, "CORES_PER_NODE": cores // nodes, "NODES_PER_SLOT": nodes, "SLOTS_PER_NODE": 1,
         "GPUS_PER_SLOT": 0, "GPUS_PER_NODE": 0, "THREADS_PER_SLOT": cores, "THREADS_PER_NODE": cores // nodes,
         "PROVIDER": "simulator", "INTERCONNECT": "none", "PREFERRED_REMSH": "ssh", "IG_RESTART_COUNT": 0,
@@ -691,7 +713,7 @@ class Handler(WSGIRequestHandler):
 
     def run_wsgi(self) -> None:
         sim, environ = self.server.sim, self.make_environ()
-        body = environ["wsgi.input"] = get_input_stream(environ)
+        body = environ["wsgi.input"] = Body(sim, get_input_stream(environ))
         query = dict(urllib.parse.parse_qsl(environ["QUERY_STRING"], keep_blank_values=True))
         path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
         record = Record(self.command, path, query, dict(self.headers.items()), time.time())
@@ -770,6 +792,21 @@ class Handler(WSGIRequestHandler):
         raise ConnectionAbortedError  # the server closes the connection
 
 
+class Body:
+    """The body of a request, read no faster than `upload_rate`."""
+
+    def __init__(self, sim: Simulator, stream: BinaryIO) -> None:
+        self.sim, self.stream, self.count, self.began = sim, stream, 0, time.monotonic()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.stream.read(size)
+        self.count += len(data)
+        if self.sim.upload_rate:
+            due = self.began + self.count / self.sim.upload_rate
+            self.sim.closing.wait(max(0.0, due - time.monotonic()))
+        return data
+
+
 class Server(ThreadedWSGIServer):
     sim: Simulator
     records: list[Record]
@@ -827,26 +864,21 @@ class Simulator:
         ("GET", "/users/me/projects/", "projects"),
         ("GET", "/coretypes/", "core_types"),
         ("GET", "/analyses/", "analyses"),
-        ("GET", "/files/", "list_files"),
         ("POST PUT", "/files/contents/", "upload"),
         ("GET", "/files/<id>/", "get_file"),
         ("DELETE", "/files/<id>/", "delete_file"),
         ("GET", "/files/<id>/contents/", "contents"),
-        ("GET", "/files/<id>/lines/", "lines"),
         ("GET", "/jobs/", "list_jobs"),
         ("POST", "/jobs/", "create_job"),
         ("GET", "/jobs/<id>/", "get_job"),
-        ("PATCH", "/jobs/<id>/", "patch_job"),
         ("DELETE", "/jobs/<id>/", "delete_job"),
         ("POST", "/jobs/<id>/submit/", "submit"),
         ("POST", "/jobs/<id>/stop/", "stop"),
+        ("POST", "/jobs/<id>/force_stop/", "stop"),
         ("GET", "/jobs/<id>/statuses/", "statuses"),
         ("GET", "/jobs/<id>/cluster_statuses/", "cluster_statuses"),
         ("GET", "/jobs/<id>/files/", "job_files"),
         ("GET", "/jobs/<id>/runs/", "runs"),
-        ("GET", "/jobs/<id>/runs/1/", "get_run"),
-        ("GET", "/jobs/<id>/runs/1/files/", "job_files"),
-        ("GET", "/jobs/<id>/runs/1/directory-contents/", "directory_contents"),
         ("GET", "/jobs/<id>/runs/1/tail/<path:path>", "tail"),
     )
 
@@ -1020,11 +1052,11 @@ class Simulator:
             if job.ended and (not job.cluster or job.cluster[-1]["status"] != "Stopped"):
                 self.add_cluster_status(job, "Stopped")
 
-    def now(self) -> str:
-        """The time as the API writes it, later with every call."""
+    def now(self, ahead: float = 0.0) -> str:
+        """The time as the API writes it, later with every call, and by a clock that is some seconds ahead."""
         with self.lock:
             self._last_date = max(time.time_ns() // 1000, self._last_date + 1)
-            seconds, micros = divmod(self._last_date, 1_000_000)
+            seconds, micros = divmod(self._last_date + int(ahead * 1e6), 1_000_000)
         return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}.{micros:06d}Z"
 
     def new_id(self) -> str:
@@ -1046,7 +1078,8 @@ class Simulator:
             self.save()
 
     def _entry(self, job: Job, status: str, reason: str | None) -> dict:
-        entry = {"status": status, "statusReason": reason, "statusDate": self.now()}
+        date = self.now(self.clock_skew if status == "Executing" else 0.0)
+        entry = {"status": status, "statusReason": reason, "statusDate": date}
         return {"id": secrets.token_hex(3), "jobId": job.id, **entry}
 
     # What the endpoints share
@@ -1055,7 +1088,10 @@ class Simulator:
         """Return one page of these items as all lists of the API come (§0)."""
         page, size = number(request.args.get("page", 1)), number(request.args.get("page_size", self.page_size))
         size = min(size, self.page_size_cap) if size and size > 0 else self.page_size
-        pages = max(1, math.ceil(len(items) / size))
+        count = len(items)
+        if self.empty_last_page and items:
+            count = math.ceil(count / size) * size + 1
+        pages = max(1, math.ceil(count / size))
         if page is None or not 1 <= page <= pages:
             raise Refused(404, "Invalid page.")
 
@@ -1066,7 +1102,7 @@ class Simulator:
             return f"{self.next_foreign or self.url}{path}?{query}" if 1 <= other <= pages else None
 
         results = items[(page - 1) * size : page * size]
-        return {"count": len(items), "next": link(page + 1), "previous": link(page - 1), "results": results}
+        return {"count": count, "next": link(page + 1), "previous": link(page - 1), "results": results}
 
     def _json(self) -> Any:
         if not request.is_json:
@@ -1118,7 +1154,10 @@ class Simulator:
                 "maxJobHours": MAX_JOB_HOURS}
 
     def _projects(self) -> Any:
-        return self._page([{"id": id, "name": name} for id, name in PROJECTS.items()])
+        return self._page([
+            {"id": id, "name": name, "isDefault": id == next(iter(PROJECTS)), "remainingAmounts": []}
+            for id, name in PROJECTS.items()
+        ])
 
     def _core_types(self) -> Any:
         items = [
@@ -1128,6 +1167,8 @@ class Simulator:
              "hasSsd": True, "remoteVizAllowed": True, **flags}
             for order, (code, price, sizes, flags) in enumerate(CORE_TYPES)
         ]
+        for item in items if not self.prices else ():
+            del item["price"], item["lowPriorityPrice"]
         active = request.args.get("isActive")
         return self._page([item for item in items if active is None or item["isActive"] == truth(active)])
 
@@ -1138,7 +1179,7 @@ class Simulator:
              "versions": [{"version": name, "versionCode": version, "allowedCoreTypes": allowed, "stdCommand": ""}
                           for name, version in versions],
              "hasRescaleLicense": False, "hasShortTermLicense": False, "licenseSettings": [], "supportDesks": []}
-            for code, (title, vendor, versions, _) in ANALYSES.items()
+            for code, (title, vendor, versions) in ANALYSES.items()
         ])
 
     # Files (§2, §3)
@@ -1162,11 +1203,6 @@ class Simulator:
             self.save()
         return self._file_object(self.files[id]), 201
 
-    def _list_files(self) -> Any:
-        wanted = request.args.get("search", "")
-        files = [file for file in list(self.files.values()) if wanted in file.relative_path]
-        return self._page([self._file_object(file) for file in files])
-
     def _get_file(self, id: str) -> Any:
         return self._file_object(found(self.files.get(id)))
 
@@ -1180,13 +1216,9 @@ class Simulator:
         file.is_deleted = True
         file.path.unlink(missing_ok=True)
 
-    def _readable(self, id: str) -> File:
+    def _contents(self, id: str) -> Any:
         file = found(self.files.get(id))
         found(file.is_uploaded and not file.is_deleted)
-        return file
-
-    def _contents(self, id: str) -> Any:
-        file = self._readable(id)
         if self.contents_redirect:
             return Response("", 302, {"Location": f"http://127.0.0.1:{self._storage.port}/{id}?signature=abc"})
         return self._stream(file, "" if self.ignore_range else request.headers.get("Range", ""))
@@ -1232,12 +1264,6 @@ class Simulator:
         answer.content_length = last - first + 1
         return answer
 
-    def _lines(self, id: str) -> Any:
-        try:
-            return {"lines": re.findall(r"[^\n]*\n|[^\n]+", self._readable(id).path.read_bytes().decode())}
-        except UnicodeDecodeError:
-            raise Refused(400, "This is not a text file.") from None
-
     # Jobs (§4 to §7, §9, §10)
 
     def _list_jobs(self) -> Any:
@@ -1268,23 +1294,13 @@ class Simulator:
     def _get_job(self, id: str) -> Any:
         return self._job_object(found(self.jobs.get(id)))
 
-    def _patch_job(self, id: str) -> Any:
-        job, changes = found(self.jobs.get(id)), self._json()
-        with self.lock:
-            if not job.ended:  # afterwards nothing changes, and the answer is 200 all the same (§5)
-                job.data = check_job({**job.data, **changes}, self)
-                job.name = job.data["name"]
-                self.save()
-        return self._job_object(job)
-
     def _delete_job(self, id: str) -> Any:
         job = found(self.jobs.get(id))
         with self.lock:
             if job.statuses and (not job.cluster or job.cluster[-1]["status"] != "Stopped"):
                 raise Refused(400, "The cluster of this job has not stopped yet.")
             del self.jobs[id]
-            inputs = [entry["id"] for entry in job.inputs] if truth(request.args.get("deleteInputFiles")) else []
-            for file_id in job.files + inputs:
+            for file_id in job.files:
                 self._forget(self.files[file_id])
             shutil.rmtree(job.folder, ignore_errors=True)
             self.save()
@@ -1316,23 +1332,25 @@ class Simulator:
         return "", 202
 
     def _statuses(self, id: str) -> Any:
-        zone = "Z" if self.date_style == "Z" else "+00:00"
         with self.lock:
-            entries = found(self.jobs.get(id)).statuses[:: -1 if self.newest_first else 1]
-        return self._page([
-            {**entry, "statusDate": entry["statusDate"].replace("Z", zone)} if isinstance(entry["statusDate"], str)
-            else entry for entry in entries  # a test may have put something else there
-        ])
+            entries = list(found(self.jobs.get(id)).statuses)
+        zone = "Z" if self.date_style == "Z" else "+00:00"
+        for number, entry in enumerate(entries):
+            date = entry["statusDate"]
+            if self.date_style == "none" or (self.date_style == "partly" and number % 2):
+                date = None
+            elif isinstance(date, str):  # a test may have put something else there
+                date = date.replace("Z", zone)
+            entries[number] = {**entry, "statusDate": date}
+        return self._page(entries[:: -1 if self.newest_first else 1])
 
     def _cluster_statuses(self, id: str) -> Any:
-        job = found(self.jobs.get(id))
         with self.lock:
-            job._cluster_reads += 1
-            found(job.cluster and job._cluster_reads > self.cluster_404)
-            return self._page(job.cluster[:: -1 if self.newest_first else 1])
+            entries = found(found(self.jobs.get(id)).cluster)
+            return self._page(entries[:: -1 if self.newest_first else 1])
 
     def _job_files(self, id: str) -> Any:
-        """The outputs, of which there are none before the end (§9)."""
+        """The outputs, of which there are none before the end (§9), and with a quirk the inputs before them."""
         job = found(self.jobs.get(id))
         with self.lock:
             files = [self.files[file_id] for file_id in job.files] if job.ended else []
@@ -1342,31 +1360,22 @@ class Simulator:
                 file.is_uploaded = file.is_uploaded or job._listings > self.upload_lag
             if job._listings <= self.listing_lag:
                 files = files[: len(files) * job._listings // (self.listing_lag + 1)]
-            wanted = request.args.get("search", "")
-            return self._page([self._file_object(file) for file in files if wanted in file.relative_path])
+            outputs = [self._file_object(file) for file in files]
+            if 0 < job._listings <= self.size_lag:
+                outputs = [{**file, "decryptedSize": None} for file in outputs]
+            given = [self._file_object(self.files[entry["id"]]) for entry in job.inputs]
+            listed = given + outputs if self.lists_inputs == "all" else outputs
+            return self._page([file for file in listed if request.args.get("search", "") in file["relativePath"]])
 
     # The run of a job (§7, §8)
 
-    def _run_object(self, job: Job) -> dict:
-        size = sum(self.files[id].size for id in job.files) if job.ended else None
-        return {"id": "1", "type": 3, "displayOrder": 1, "isOptimal": False, "parent": None, "variables": [],
-                "dateStarted": job.date_started, "dateCompleted": job.date_completed,
-                "outputFileCount": len(job.files), "outputFileSize": size}
-
     def _runs(self, id: str) -> Any:
         job = found(self.jobs.get(id))
-        return self._page([self._run_object(job)] if job.date_started else [])
-
-    def _get_run(self, id: str) -> Any:
-        job = found(self.jobs.get(id))
-        found(job.date_started)
-        return self._run_object(job)
-
-    def _directory_contents(self, id: str) -> Any:
-        job = found(self.jobs.get(id))
-        found(job.is_running)
-        paths = [path.relative_to(job.work).as_posix() for path in regular_files(job.work)]
-        return [{"path": path, "resource": f"/api/jobs/{id}/runs/1/tail/{path}"} for path in paths]
+        size = sum(self.files[id].size for id in job.files) if job.ended else None
+        run = {"id": "1", "type": 3, "displayOrder": 1, "isOptimal": False, "parent": None, "variables": [],
+               "dateStarted": job.date_started, "dateCompleted": job.date_completed,
+               "outputFileCount": len(job.files), "outputFileSize": size}
+        return self._page([run] if job.date_started else [])
 
     def _tail(self, id: str, path: str) -> Any:
         job, path = found(self.jobs.get(id)), path.rstrip("/")
@@ -1432,10 +1441,18 @@ def note(text: str) -> None:
     print(f"[simulator] {text}", file=sys.stderr, flush=True)
 
 
-def explain_missing(job: Job, program: str | None) -> None:
-    note(f"Job {job.id} failed with exit code 127: {program or 'a program'} is not installed on this computer.")
-    name = program or "abaqus"
-    note(f"To rehearse without it, put a script in its place: --stand-in {name}=./fake_{name}.sh")
+def command_line(options: argparse.Namespace, folder: Path, *more: str) -> str:
+    """The command up to the script, to be typed again: with the folder, or the jobs would not be found."""
+    # As it was typed; Python 3.9 cannot tell. Without --fail, for whoever goes on wants to succeed.
+    words = [getattr(sys, "orig_argv", [Path(sys.executable).name])[0], sys.argv[0], "--folder", str(folder)]
+    for name, default in (("speed", 1.0), ("port", 0), ("flaky", 0.0), ("seed", None)):
+        value = getattr(options, name)
+        if value != default:
+            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    for name, path in options.stand_in:
+        words += ["--stand-in", f"{name}={path}"]
+    words += more
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def main() -> int:
@@ -1446,15 +1463,22 @@ def main() -> int:
             signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     quirks = {name: getattr(options, name) for name in ("speed", "fail", "flaky", "seed")}
     with Simulator(folder, options.port, any_settings=bool(options.script), **quirks) as sim:
-        sim.on_missing = explain_missing
         for old in sim.stand_ins.iterdir():
             old.unlink()
         for name, path in options.stand_in:
             (sim.stand_ins / name).symlink_to(path)
         try:
-            return rehearse(sim, options.script) if options.script else serve(sim)
+            status = rehearse(sim, options, folder) if options.script else serve(sim)
+        except SystemExit as end:  # of a signal
+            status = end.code
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C must not keep it from killing the jobs
+    failed = any(job._run and job._run.outcome != "success" for job in sim.jobs.values())
+    if options.folder or failed or (status and options.script):
+        note(f"The folders of its jobs are in {sim.folder / 'jobs'}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    return status
 
 
 def serve(sim: Simulator) -> int:
@@ -1466,28 +1490,69 @@ def serve(sim: Simulator) -> int:
     return 0
 
 
-def rehearse(sim: Simulator, script: list[str]) -> int:
-    """Run the script against the simulator; return its exit status."""
+def rehearse(sim: Simulator, options: argparse.Namespace, folder: Path) -> int:
+    """Run the script against the simulator; return its exit status, or 2 if no job was the one that was to fail."""
+    script = options.script
+
+    def explain_missing(job: Job, program: str | None) -> None:
+        name = program or "abaqus"
+        stand_in = command_line(options, folder, "--stand-in", f"{name}=./fake_{name}.sh", *script)
+        note(f"Job {job.id} failed with exit code 127: {program or 'a program'} is not installed on this computer.")
+        note(f"To rehearse without it, put a script in its place: {stand_in}")
+
+    sim.on_missing = explain_missing
     local = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1")))
-    access = {"RESCALE_API_URL": sim.url, "RESCALE_API_KEY": sim.token, "RESCALE_REHEARSAL": sim.url}
+    variables = {
+        **os.environ, "NO_PROXY": local, "no_proxy": local, "RESCALE_API_URL": sim.url, "RESCALE_API_KEY": sim.token,
+        "RESCALE_REHEARSAL": sim.url, "RESCALE_REHEARSAL_COMMAND": command_line(options, folder),
+    }
     note(f"Rehearsal of {script[0]}, free of charge: Rescale is {sim.url}, and its jobs run on this computer.")
-    variables = {**os.environ, **access, "NO_PROXY": local, "no_proxy": local}
+    began = time.time()
     process = subprocess.Popen([sys.executable, *script], env=variables)
     try:
-        while True:
+        while process.poll() is None:
             # Ctrl-C has reached the script too, which may take its time. An endless wait would at times not be woken
             # by a signal, as another thread may have been the one to receive it.
             with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
-                code = process.wait(0.2)
-                return code if code >= 0 else 128 - code
+                process.wait(0.2)
     finally:
         if process.poll() is None:
             process.terminate()
             process.wait()
         for job in sim.jobs.values():
             if job.statuses and not job.ended:
-                note(f"Job {job.id} ends with this rehearsal. To try --resume, serve without a script; see the README.")
-        note(f"The folders of its jobs are in {sim.folder / 'jobs'}")
+                note(f"Job {job.id} ends with this rehearsal; on the platform it would run on.")
+    summarize(sim, began)
+    status = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    names = [job.name for job in sim.jobs.values() if job._run]
+    if options.fail and not any(options.fail in name for name in names):
+        note(f"--fail {options.fail}: no job of this rehearsal has that in its name: {', '.join(names) or 'none ran'}")
+        return status or 2
+    return status
+
+
+def summarize(sim: Simulator, began: float) -> None:
+    """Say what the results show, how long it all took, and what it would have used on the platform."""
+    pictures = []
+    for job_name in dict.fromkeys(job.name for job in sim.jobs.values()):  # a job that was repeated has the same
+        archive = Path(job_name, "rescale.tar.gz")
+        with contextlib.suppress(OSError, EOFError, tarfile.TarError, zlib.error):
+            if archive.stat().st_mtime >= began - 1:
+                with tarfile.open(archive) as tar:
+                    names = [name.removeprefix("./") for name in tar.getnames() if name.endswith((".svg", ".png"))]
+                pictures += [f"{name} in {archive}" for name in sorted(names)]
+    if pictures:
+        note(f"Pictures in the results: {', '.join(pictures)}")
+    took = f"This rehearsal took {time.time() - began:.0f} s."
+    hardware = [job.data["jobanalyses"][0]["hardware"] for job in sim.jobs.values() if job._run]
+    if not hardware:
+        note(took)
+    elif not all(one["walltime"] for one in hardware):
+        note(f"{took} There is a job without walltime: on the platform nothing limits its core-hours.")
+    else:
+        hours = sum(one["coresPerSlot"] * one["slots"] * one["walltime"] for one in hardware)
+        note(f"{took} On the platform its jobs use {hours} core-hours at most (cores x slots x walltime);")
+        note("main.py --check tells the price of these as the platform lists it.")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -97,12 +98,12 @@ def after_step_1(step_1, tmp_path):
 def test_two_steps_reach_the_analytic_profile(case, tmp_path):
     first = solve(case, 1)
     assert first.returncode == 0, first.stderr
-    assert names(case) == {"rod.py", "rod.inp", "rod.restart"}
+    assert names(case) == {"rod.py", "rod.inp", "rod.restart", "temperature.svg"}
 
     other_machine = Path(shutil.copytree(case, tmp_path / "other machine"))
     second = solve(other_machine, 2)
     assert second.returncode == 0, second.stderr
-    assert names(other_machine) == {"rod.py", "rod.inp", "rod.restart", "temperature.csv"}
+    assert names(other_machine) == {"rod.py", "rod.inp", "rod.restart", "temperature.csv", "temperature.svg"}
     assert profile_error(other_machine / "temperature.csv") < TOLERANCE
 
 
@@ -111,7 +112,44 @@ def test_progress_can_be_read(after_step_1):
     assert 15 <= len(lines) <= 25
     assert lines[0] == "Step 2 of 2: 1800 s to 3600 s, from rod.restart"
     assert lines[1] == "t =  1920.0 s   T(mid) =  94.493 degC"
-    assert lines[-2:] == ["temperature.csv written", "rod.restart written"]
+    assert lines[-3:] == ["temperature.csv written", "temperature.svg written", "rod.restart written"]
+
+
+def drawn(folder: Path) -> tuple[set[str], list[list[tuple[float, float]]]]:
+    """The texts and the curves (points in pixels) of a picture."""
+    root = ElementTree.parse(folder / "temperature.svg").getroot()
+    texts = {text.text for text in root.iter("{http://www.w3.org/2000/svg}text")}
+    curves = [
+        [tuple(map(float, point.split(","))) for point in curve.get("points").split()]
+        for curve in root.iter("{http://www.w3.org/2000/svg}polyline")
+    ]
+    return texts, curves
+
+
+def test_the_picture_shows_where_a_step_started_and_what_it_reached(after_step_1):
+    texts, before = drawn(after_step_1)
+    assert {"x [m]", "T [degC]", "0", "1", "200", "1800 s, end of step 1"} < texts
+    solve(after_step_1, 2, check=True)
+    texts, (initial, step_1, step_2, steady) = drawn(after_step_1)
+    assert {"0 s, initial condition", "1800 s, end of step 1", "3600 s, end of step 2"} < texts
+    assert before == [initial, step_1, steady]
+    assert all(len(curve) == 401 for curve in (initial, step_1, step_2, steady))
+    # From the picture's scale, 20 degC at the ends and the initial profile known, the last profile can be read off.
+    (_, base), (_, high) = steady[200], initial[100]
+    kelvin = (base - high) / (analytic_temperature(0.25, 0) - 20)
+    for curve, time in ((step_1, 1800), (step_2, 3600)):
+        assert (base - curve[100][1]) / kelvin == pytest.approx(analytic_temperature(0.25, time) - 20, abs=0.2)
+        assert [round(x) for x, _ in (curve[0], curve[-1])] == [80, 770]
+
+
+@pytest.mark.parametrize("amplitudes", ["0", "0.001", "-300 5", "1e6"])
+def test_a_picture_has_numbers_on_its_axes_whatever_the_temperatures(case, amplitudes):
+    change_case(case, amplitudes=amplitudes, length="0.037", cells="10")
+    assert solve(case, 1).returncode == 0
+    texts, curves = drawn(case)
+    numbers = [float(text) for text in texts if re.fullmatch(r"-?[\d.]+(e[+-]\d+)?", text)]
+    assert 6 <= len(numbers) <= 16
+    assert all(80 <= x <= 770 and 50 <= y <= 430 for curve in curves for x, y in curve)
 
 
 def test_continuing_changes_not_a_single_bit(after_step_1, tmp_path):
@@ -201,7 +239,7 @@ def test_a_full_disk_leaves_the_earlier_files_whole(after_step_1):
     assert result.returncode == 1
     assert "rod.py: [Errno" in result.stderr
     assert (after_step_1 / "rod.restart").read_bytes() == before
-    assert names(after_step_1) == {"rod.py", "rod.inp", "rod.restart"}
+    assert names(after_step_1) == {"rod.py", "rod.inp", "rod.restart", "temperature.svg"}
 
 
 @pytest.mark.parametrize(
