@@ -377,15 +377,20 @@ class _Watched:
 
     def __init__(self, path: Path, source: BinaryIO, keys: set[str]) -> None:
         self.path, self.source, self.end = path, source, b""
-        self.keys = [key.lower().encode(code) for key in keys for code in ("utf-8", "utf-16-le", "utf-16-be")]
+        self.keys = [
+            key.encode(code) for word in keys for key in {word, word.lower(), word.upper()}
+            for code in ("utf-8", "utf-16-le", "utf-16-be")
+        ]
 
     def read(self, size: int = -1) -> bytes:
         block = self.source.read(size)
-        text = (self.end + block).lower()  # a key's own letters may be written either way
+        text = self.end + block
         self.end = text[-self.LONGEST:]
-        if any(key in text for key in self.keys) or any(
-            word in text and self.KEY.search(text.replace(b"\0", b"")) for word in self.WORDS
-        ):
+        if b"k" in text or b"K" in text:  # as in each of the words; most of what is packed are numbers
+            lower = text.lower()
+            if any(word in lower and self.KEY.search(lower.replace(b"\0", b"")) for word in self.WORDS):
+                raise _HoldsKey(self.path)
+        if any(key in text for key in self.keys):
             raise _HoldsKey(self.path)
         return block
 
@@ -949,6 +954,8 @@ def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str)
     with _file_errors(f"{job_file} cannot be written; job {job_id} was not submitted"):
         again = _claim(access, job_file, job_id)
         with _locked(job_file):
+            if _read_job(job_file) != job_id:
+                raise _in_use(job_file)
             earlier = _start(access, job_id, again)
     _say(f"Job {job_id} : submitted{' earlier' if earlier else ''}")
     page = _result_page(rescale_platform, job_id)
@@ -974,10 +981,11 @@ def _claim(access: Access, job_file: Path, job_id: str) -> bool:
                 raise
         else:
             if not _has_ended(history):
+                what, then = ("has not ended", f"follow that one: {_library_command('monitor', other)}") if history \
+                    else ("was set up but not started", "submit that one")
                 raise RescaleError(
-                    f"{job_file} is of job {other}, which {'has not ended' if history else 'was not started yet'}; "
-                    f"job {job_id} was not submitted. Take another job_name, or follow that one: "
-                    f"{_library_command('monitor', other)}"
+                    f"{job_file} is of job {other}, which {what}; job {job_id} was not submitted. Take another "
+                    f"job_name, or {then}"
                 )
         # Of two processes only one can rename it.
         job_file.rename(job_file.with_name(f".{job_file.stem}.{other}.job"))
@@ -1071,7 +1079,11 @@ def job_monitor(rescale_platform: str, my_token: str, job_id: str) -> None:
         if _has_executed(history):
             log.follow()
         time.sleep(STATUS_INTERVAL)
-    outcome = _outcome(access, job_id, history, patience=math.inf)
+    try:
+        outcome = _outcome(access, job_id, history, patience=math.inf)
+    except RescaleError as error:
+        text = f"job {job_id} ended ({_reported(history)[1]}), but what it left cannot be looked at: {error}"
+        raise RescaleError(text, error.status) from error
     if not outcome.success:
         raise _job_failed(access, job_id, outcome)
     if outcome.log_lines and log.lines:
@@ -1220,7 +1232,7 @@ def _new_lines(shown: list[str], tail: list[str]) -> tuple[list[str], bool]:
 class _Outcome(NamedTuple):
     """How a job ended."""
 
-    success: bool
+    success: bool | None  # None: not to be told yet, for the list of what it left may be incomplete
     reason: str
     exit_code: int | None  # of its command, where the log tells
     log_lines: list[str]  # the last ones
@@ -1231,6 +1243,8 @@ class _Outcome(NamedTuple):
         """For the table of a chain."""
         code = f" (exit code {self.exit_code})" if self.exit_code else ""
         stopped = re.search(r"user terminated|\bstop", self.reason, re.IGNORECASE) and not code
+        if self.success is None:
+            return "ended"
         return "succeeded" if self.success else "stopped" if stopped else f"FAILED{code}"
 
 
@@ -1241,13 +1255,18 @@ def _outcome(
 
     A job that job_setup made did if the platform reports no failure and it left a rescale.tar.gz, which it cannot
     have otherwise. Any other job did by the platform's reason and the closing line of its log. `wait` is in seconds
-    for a list of files that is not complete yet.
+    for a list of files that is not complete yet; with 0, the verdict may be None.
     """
     failure, reason = _reported(history)
     if not _has_executed(history) and (failure or not reason):
         return _Outcome(False, failure or "it never executed", None, [], [])
     made_here, given = _job(access, job_id, patience)
-    wanted = (LOG,) if failure or not made_here else (ARCHIVE, FAILED_ARCHIVE, LOG)
+    confirmed = reason.casefold() == "completed successfully"
+    wanted: tuple[str, ...] = (LOG,)
+    if made_here and not failure:
+        wanted = (ARCHIVE, FAILED_ARCHIVE, LOG)
+    elif confirmed and not failure:
+        wanted = ()
     wait = min(wait, FAILED_PATIENCE) if failure else wait
     files = _outputs(access, job_id, given, wanted, patience=patience, wait=wait)
     lines = _finished_log(access, files, patience)
@@ -1257,16 +1276,18 @@ def _outcome(
         files = _outputs(access, job_id, given, (ARCHIVE, FAILED_ARCHIVE), patience=patience, wait=wait)
         archive = _result(files)
     broken_off = any(PACKING in file.relative.split("/") for file in files)
-    success = False
+    success: bool | None = False
     if failure:
         reason = failure
     elif code:
         reason = f"its command failed, though the platform says {reason!r}"
     elif made_here and not archive:
         reason = f"it left no {ARCHIVE}, so its command has not succeeded; the platform says {reason!r}"
+        if not wait and all(file.name != FAILED_ARCHIVE for file in files):
+            success = None
     elif made_here and broken_off:  # the command packed by itself, and was killed at it
         reason = f"it was ended before it was done; the platform says {reason!r}"
-    elif not made_here and code is None and reason.casefold() != "completed successfully":
+    elif not made_here and code is None and not confirmed:
         reason = f"nothing confirms success; the platform says {reason!r}"
     else:
         success = True
@@ -2130,6 +2151,8 @@ def run_chain(
     names = [name for name, _ in batches]
     chain, access, failure, status = None, None, None, 1
     try:
+        _log_to([])
+        _say(f"rescale_rest_api {__version__}: {_driver()}: {', '.join(names)}")
         if input_path is not None and not Path(input_path).is_dir():
             raise RescaleError(f"input_path {str(input_path)!r} is not a folder; give the one with the input files")
         for _, command in batches:
@@ -2146,7 +2169,6 @@ def run_chain(
         if not chain or options.status is not None:
             return 0 if chain else 2
         _log_to(Path(f"{chain.name}.log"))
-        _say(f"rescale_rest_api {__version__}: {_driver()}: {', '.join(names)}")
         if not all(chain.jobs().values()) or options.repeat is not None:
             check()
         run(*access, _links(access, chain, batches, repeat=options.repeat is not None))
@@ -2159,12 +2181,13 @@ def run_chain(
         advice = _what_next(chain, error)
     finally:
         if chain and access and options.status is None and status != 130:
-            _end(access, chain, status, at_end, failure or "")
-    if failure:
-        _complain(f"{failure}\n{advice}")
-    elif chain:
-        _say(f"Done: the result is in {chain.job_name(names[-1])}{os.sep}")
-    _log_to(None)
+            with contextlib.suppress(KeyboardInterrupt):
+                _end(access, chain, status, at_end, failure or "")
+        if failure:
+            _complain(f"{failure}\n{advice}")
+        elif chain and not status:
+            _say(f"Done: the result is in {chain.job_name(names[-1])}{os.sep}")
+        _log_to(None)
     return status
 
 
@@ -2293,7 +2316,8 @@ def _histories(access: Access, chain: _Chain) -> dict[str, list[_Status]] | None
 def _is_worth_something(access: Access, histories: Mapping[str, list[_Status]]) -> bool:
     """Whether a job runs or waits, or has succeeded and would be paid for again."""
     return any(history and not _has_ended(history) for history in histories.values()) or any(
-        history and _outcome(access, job_id, history).success for job_id, history in histories.items()
+        history and _outcome(access, job_id, history, wait=0).success is not False
+        for job_id, history in histories.items()
     )
 
 
@@ -2963,12 +2987,15 @@ def _redraw(text: str) -> None:
             print(f"\r{text:<{len(before)}}", end="" if text else "\r", flush=True)
 
 
-_log: Path | None = None  # of the chain that runs, which keeps what is printed
+_log: Path | list[str] | None = None  # of the chain that runs: its file, or the lines until that is known
 
 
-def _log_to(path: Path | None) -> None:
+def _log_to(log: Path | list[str] | None) -> None:
+    """Keep what is printed in a chain's log, with what has been kept for it so far."""
     global _log
-    _log = path and path.absolute()
+    lines, _log = _log, log.absolute() if isinstance(log, Path) else log
+    for line in lines if isinstance(lines, list) else ():
+        _keep(line)
 
 
 def _say(text: str) -> None:
@@ -2996,7 +3023,9 @@ def _print(text: str, stream: Any = None) -> None:
 
 
 def _keep(text: str) -> None:
-    if _log:
+    if isinstance(_log, list):
+        _log.append(text)
+    elif _log:
         with contextlib.suppress(OSError), _log.open("a", encoding="utf-8", errors="replace") as file:
             file.writelines(f"{_now():%Y-%m-%d %H:%M:%S}  {line}\n" for line in _printable(text).splitlines())
 

@@ -25,8 +25,9 @@ def clean_surroundings(tmp_path, monkeypatch):
     home.mkdir()
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(home))
-    for name in ("RESCALE_API_URL", "RESCALE_API_KEY", "RESCALE_REHEARSAL", "RESCALE_REHEARSAL_COMMAND", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY",
-                 "http_proxy", "https_proxy", "all_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"):
+    for name in ("RESCALE_API_URL", "RESCALE_API_KEY", "RESCALE_REHEARSAL", "RESCALE_REHEARSAL_COMMAND",
+                 "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy",
+                 "https_proxy", "all_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     work = tmp_path / "here"
     work.mkdir()
