@@ -324,7 +324,7 @@ def _is_bookkeeping(path: Path) -> bool:
     """Whether a file is one that this library writes beside the input files: of a chain, a job, an upload."""
     if re.fullmatch(r".+@.+@\d{8}-\d{6}\.(job|log|desktop|url)", path.name):
         return True
-    if re.fullmatch(r"\..+\.(part|uploaded)", path.name):
+    if re.fullmatch(r"\..+\.(part|uploaded|job)", path.name):
         return True
     job, links = path.with_suffix(".job"), (path.with_suffix(".desktop"), path.with_suffix(".url"))
     return path in (job, *links) and job.is_file() and any(link.is_file() for link in links)
@@ -371,12 +371,13 @@ class _HoldsKey(Exception):
 class _Watched:
     """A file that must not hold a key, in UTF-8 or UTF-16, looked through while it is read."""
 
-    LONGEST = 400  # bytes that a key and the word before it take at the most: what two reads must overlap by
+    LONGEST = 400  # bytes that a word and a key behind it take at the most: what two reads must overlap by
     WORDS = tuple(word.encode(code) for word in ("token", "apikey", "api_key") for code in ("utf-8", "utf-16-le"))
     KEY = re.compile(rb"(token|apikey|api_key)[^0-9a-z]{1,12}[0-9a-f]{40}(?![0-9a-f])")
 
     def __init__(self, path: Path, source: BinaryIO, keys: set[str]) -> None:
         self.path, self.source, self.end = path, source, b""
+        self.overlap = max(self.LONGEST, *(4 * len(key) for key in keys), 0)
         self.keys = [
             key.encode(code) for word in keys for key in {word, word.lower(), word.upper()}
             for code in ("utf-8", "utf-16-le", "utf-16-be")
@@ -385,7 +386,7 @@ class _Watched:
     def read(self, size: int = -1) -> bytes:
         block = self.source.read(size)
         text = self.end + block
-        self.end = text[-self.LONGEST:]
+        self.end = text[-self.overlap:]
         if b"k" in text or b"K" in text:  # as in each of the words; most of what is packed are numbers
             lower = text.lower()
             if any(word in lower and self.KEY.search(lower.replace(b"\0", b"")) for word in self.WORDS):
@@ -536,10 +537,8 @@ def _upload(access: Access, path: Path, volume_size: int) -> tuple[list[str], bo
         if missing and len(missing) < len(volumes):
             _say(f"- {path.name}: {len(volumes) - len(missing)} of {len(volumes)} parts are on the platform already")
         with _Progress(f"uploading {path.name}", sum(volume.size for volume in missing)) as progress:
-            sent = _at_once(functools.partial(_send_volume, access, source, progress), missing)
-            for volume, (checksum, identifier) in zip(missing, sent):
-                ids[volume] = identifier
-                _write_journal(journal, checksum, identifier)
+            sent = _at_once(functools.partial(_send_volume, access, source, progress, journal), missing)
+            ids.update(zip(missing, sent))
         after = os.fstat(file.fileno())
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise source.changed()
@@ -620,8 +619,8 @@ def _held(access: Access, source: _Source, known: Mapping[str, list[str]], volum
     return None
 
 
-def _send_volume(access: Access, source: _Source, progress: _Progress, volume: _Volume) -> tuple[str, str]:
-    """Upload a part and return its SHA-512 and id; what the platform says that it got must be what was sent."""
+def _send_volume(access: Access, source: _Source, progress: _Progress, journal: Path, volume: _Volume) -> str:
+    """Upload a part and return its id; what the platform says that it got must be what was sent."""
     checksum = source.checksum(volume)
     sending: list[_Part] = []
 
@@ -644,13 +643,15 @@ def _send_volume(access: Access, source: _Source, progress: _Progress, volume: _
         return identifier
 
     try:
-        return checksum, _request(
+        identifier: str = _request(
             access, "POST", "files/contents/", fresh=fresh, read=stored, read_timeout=UPLOAD_TIMEOUT, stop=source.stop
         )
     except RescaleError as error:
         if error.status == 413:
             raise RescaleError(f"{error}. {volume.name} has {volume.size:,} bytes", 413) from error
         raise
+    _write_journal(journal, checksum, identifier)
+    return identifier
 
 
 class _Part:
@@ -786,20 +787,23 @@ done
     rescale_command='(exit 1)'
 }
 """
-COMMAND_RUN = """(false; eval "$rescale_command") < /dev/null
+COMMAND_RUN = """(false; eval "$rescale_command
+") < /dev/null
 rescale_status=$?
 """
 GIVEN_AGAIN = f"""if [ "$(tail -c 8 {ARCHIVE} 2> /dev/null | cksum)" = "$rescale_given" ]; then rm -f {ARCHIVE}; fi
 """
-# Deleted is only what the list has, which is packed by then: whatever appears meanwhile stays.
+# Deleted is only what the list has, which is packed by then: whatever appears meanwhile stays. Whether something has
+# changed is told by the time of change, which only the system sets: a date may be of another clock.
 OURS_TO_SKIP = (
     f"-path ./{PACKING} -prune -o -type d -path ./tmp -prune -o -type d -path ./__pycache__ -prune -o "
     + " ".join(f"! -path ./{name}" for name in (LOG, *SCRIPTS))
 )
-COMMAND_TAIL = f"""if [ -f {ARCHIVE} ]; then
+COMMAND_TAIL = f"""if [ -s {ARCHIVE} ]; then
     echo 'rescale_rest_api: the command packed {ARCHIVE} itself; all files stay as it left them'
     [ $rescale_status -eq 0 ] || mv -f {ARCHIVE} {FAILED_ARCHIVE}
 else
+    rm -f {ARCHIVE}
     [ ! -e {FAILED_ARCHIVE} ] || mv -f {FAILED_ARCHIVE} {FAILED_ARCHIVE}.before
     [ ! -e "$rescale_log" ] || rescale_log=${{rescale_log%.log}}.{LOG}
     cp {LOG} "$rescale_log" 2> /dev/null || cp ../{LOG} "$rescale_log" 2> /dev/null || rm -f "$rescale_log"
@@ -813,7 +817,7 @@ else
     # the status of each of the three
     rescale_packed=$?$({{ {{ tar -cf - --null --no-recursion -T {PACKING}/list; printf $? >&3; }} |
         {{ $rescale_zip -1 > {PACKING}/archive; printf $? >&3; }}; }} 3>&1)
-    rescale_changed=$(find . {OURS_TO_SKIP} ! -type d -newer {PACKING}/start -print)
+    rescale_changed=$(find . {OURS_TO_SKIP} ! -type d -cnewer {PACKING}/start -print)
     if [ "$rescale_packed" = 000 ] && [ -z "$rescale_changed" ] && mv -f {PACKING}/archive $rescale_name; then
         xargs -0 rm -f < {PACKING}/list 2> /dev/null
         find . -depth -mindepth 1 -type d ! -path './{PACKING}*' -exec rmdir {{}} + 2> /dev/null
@@ -840,10 +844,10 @@ def _job_command(job_name: str, command: str, input_files: Sequence[Mapping[str,
         f"rescale_log={_quoted(f'./{job_name}.log')}\n",
         f"rescale_command={_quoted(command)}\n",
         BEGIN,
-        UNPACKED if not packed or in_volumes else STILL_PACKED,
+        STILL_PACKED if packed else UNPACKED,
         VOLUMES_GIVEN if in_volumes else "",
         COMMAND_RUN,
-        GIVEN_AGAIN if packed and not in_volumes else "",
+        GIVEN_AGAIN if packed else "",
         COMMAND_TAIL,
     ])
 
@@ -1275,7 +1279,7 @@ def _outcome(
     if made_here and not (failure or archive or code):
         files = _outputs(access, job_id, given, (ARCHIVE, FAILED_ARCHIVE), patience=patience, wait=wait)
         archive = _result(files)
-    broken_off = any(PACKING in file.relative.split("/") for file in files)
+    broken_off = any(file.relative.startswith((f"{PACKING}/", f"shared/{PACKING}/")) for file in files)
     success: bool | None = False
     if failure:
         reason = failure
@@ -2180,11 +2184,13 @@ def run_chain(
         failure, status = "Interrupted.", 130
         advice = _what_next(chain, error)
     finally:
+        if failure:
+            _complain(failure)
         if chain and access and options.status is None and status != 130:
             with contextlib.suppress(KeyboardInterrupt):
                 _end(access, chain, status, at_end, failure or "")
         if failure:
-            _complain(f"{failure}\n{advice}")
+            _complain(advice)
         elif chain and not status:
             _say(f"Done: the result is in {chain.job_name(names[-1])}{os.sep}")
         _log_to(None)

@@ -418,7 +418,7 @@ def again_rows(folder: Path, path: Path, size: Size) -> Iterator[Row]:
 
     volume = rescale.VOLUME // 8
     with Simulator(folder / "uploads", speed=0, upload_rate=UP_LINE) as sim:
-        first = SPAWN.Process(target=upload, args=(sim.url, path, f"Token {sim.token}", volume))
+        first = SPAWN.Process(target=upload, args=(sim.url, path, f"Token {sim.token}", volume), daemon=True)
         first.start()
         deadline = time.monotonic() + 120
         while arrived(sim) < 0.6 * size.upload and time.monotonic() < deadline:
@@ -440,7 +440,11 @@ def again_rows(folder: Path, path: Path, size: Size) -> Iterator[Row]:
 
 def arrived(sim: Any) -> int:
     """How many bytes of uploads a simulator has, unfinished ones too."""
-    return sum(path.stat().st_size for path in (sim.folder / "files").iterdir())
+    sizes = []
+    for path in (sim.folder / "files").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just got its name
+            sizes.append(path.stat().st_size)
+    return sum(sizes)
 
 
 # 3. Download
