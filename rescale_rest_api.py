@@ -125,6 +125,7 @@ ENDED = {
     "aborted", "killed", "finished", "succeeded",
 }
 STOPPING = {"stopping", "force stop"}
+SUCCESS = "completed successfully"  # the reason of a good end, in lower case
 BAD_REASONS = {  # of an end that is called Completed all the same
     "a run failed",
     "user terminated",
@@ -136,7 +137,8 @@ FAILURES = (
     (r"licensed number of users already reached|all licenses? .{0,40}in use|not enough (abaqus )?(tokens|licen[sc]es)"
      r"|license request queued",
      "All licences are in use: wait until others are done, or let the job wait for them with license_features."),
-    (r"flexnet|flexlm|lmgrd|license server|licen[sc]e.{0,60}(denied|not available|could not|cannot|unable|error)",
+    (r"(flexnet|flexlm|lmgrd).{0,40}error|(cannot|could not|unable to|failed to).{0,40}licen[sc]e"
+     r"|license server.{0,40}(down|not respond)|licen[sc]e.{0,60}(denied|not available|could not|cannot|unable|error)",
      "The licence server refused or could not be reached: see license_info (port@host) and that it lets Rescale in."),
     (r"walltime|time limit|timed? ?out waiting for the job|DUE TO TIME LIMIT",
      "It ran out of time: raise walltime, or continue from a restart file in another link."),
@@ -867,7 +869,7 @@ def _check_command(command: str) -> None:
     """Refuse what the platform's own check, which the packing would fail, refuses: Abaqus in the background."""
     for line in re.split(r"[;&|\n]+", re.sub(r"\\\n", " ", command)):
         call = re.search(r"(?:^|[\s/(])abq?(?:aqus)?[\w.]*\s+(.*)", line.partition("#")[0].strip())
-        words = re.sub(r"\s*=\s*", "=", call[1]).split() if call else []
+        words = re.sub(r"\s*=\s*", "=", re.sub(r"[()\"'`]", " ", call[1])).split() if call else []
         runs = any(word.casefold().startswith("job=") for word in words) and words[0] not in ABAQUS_AT_ONCE
         if runs and not any(len(word) > 2 and "interactive".startswith(word.casefold()) for word in words):
             raise RescaleError(
@@ -976,6 +978,7 @@ def _claim(access: Access, job_file: Path, job_id: str) -> bool:
     """See to it that the .job file holds this job's id; tell whether it did already."""
     other = _read_job(job_file)
     if other == job_id:
+        _part(job_file, job_id).unlink(missing_ok=True)  # a run was killed right behind the naming
         return True
     if other:
         try:
@@ -991,14 +994,16 @@ def _claim(access: Access, job_file: Path, job_id: str) -> bool:
                     f"{job_file} is of job {other}, which {what}; job {job_id} was not submitted. Take another "
                     f"job_name, or {then}"
                 )
-        # Of two processes only one can rename it.
-        job_file.rename(job_file.with_name(f".{job_file.stem}.{other}.job"))
-    elif job_file.is_file() and not job_file.stat().st_size:
-        job_file.unlink()  # a run was killed between claiming the name and writing the id
     try:
-        with _whole_file(job_file, exclusively=True) as file:
+        if job_file.exists():  # of a job that has ended, or empty: a run was killed between the name and the id
+            aside = job_file.with_name(f".{job_file.stem}.{other or 'empty'}.{job_id}.job")
+            job_file.rename(aside)
+            if _read_job(aside) != other:  # another process was faster, and this is its job's
+                _name_exclusively(aside, job_file)
+                raise _in_use(job_file)
+        with _whole_file(job_file, exclusively_for=job_id) as file:
             file.write(f"{job_id}\n".encode())
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):
         raise _in_use(job_file) from None
     return False
 
@@ -1133,6 +1138,12 @@ def _has_executed(history: list[_Status]) -> bool:
     return any(_plain(entry.status) == "executing" for entry in history)
 
 
+def _never_ran(history: list[_Status]) -> bool:
+    """Whether a job has ended without having run, so that it cannot have left anything."""
+    failure, reason = _reported(history)
+    return not _has_executed(history) and (bool(failure) or reason.casefold() != SUCCESS)
+
+
 def _text(value: Any) -> str:
     return " ".join(value.split()) if isinstance(value, str) else ""
 
@@ -1262,10 +1273,10 @@ def _outcome(
     for a list of files that is not complete yet; with 0, the verdict may be None.
     """
     failure, reason = _reported(history)
-    if not _has_executed(history) and (failure or not reason):
-        return _Outcome(False, failure or "it never executed", None, [], [])
+    if _never_ran(history):
+        return _Outcome(False, failure or reason or "it never executed", None, [], [])
     made_here, given = _job(access, job_id, patience)
-    confirmed = reason.casefold() == "completed successfully"
+    confirmed = reason.casefold() == SUCCESS
     wanted: tuple[str, ...] = (LOG,)
     if made_here and not failure:
         wanted = (ARCHIVE, FAILED_ARCHIVE, LOG)
@@ -1427,13 +1438,15 @@ def _downloadable(access: Access, job_id: str) -> tuple[list[_File], list[str]]:
     made_here, given = _job(access, job_id)
     wanted = (ARCHIVE, FAILED_ARCHIVE, LOG) if made_here else ()
     files = []
-    if _has_executed(history) or not _reported(history)[0]:
+    if not _never_ran(history):
         wait = FAILED_PATIENCE if _reported(history)[0] else FILES_PATIENCE
         files = _outputs(access, job_id, given, wanted, wait=wait)
+    deleted = [file.relative for file in files if file.is_deleted]
+    files = [file for file in files if not file.is_deleted]
     if not files:
-        raise RescaleError(
-            f"job {job_id} has no output files; its status is {history[-1].status}: {_result_page(access[0], job_id)}"
-        )
+        why = f"they were deleted on the platform: {', '.join(deleted)}" if deleted else \
+            f"its status is {history[-1].status}"
+        raise RescaleError(f"job {job_id} has no output files; {why}: {_result_page(access[0], job_id)}")
     return [file for file in files if file.uploaded], [file.relative for file in files if not file.uploaded]
 
 
@@ -1469,8 +1482,8 @@ def _outputs(
 ) -> list[_File]:
     """What a job that has ended left, once the list is complete: the same twice, all uploaded, one `wanted` among it.
 
-    Inputs are no outputs: what the job was `given` is left out, whatever the list says. After `wait` seconds the list
-    counts as it is.
+    Inputs are no outputs: what the job was `given` is left out, whatever the list says. What has been deleted since is
+    in, for it proves the same. After `wait` seconds the list counts as it is.
     """
     began = told_at = time.monotonic()
     interval, before = float(FILES_INTERVAL), None
@@ -1478,10 +1491,10 @@ def _outputs(
         listed = [_file(item) for item in _pages(access, f"jobs/{job_id}/files/", patience)]
         files = [
             file for file in {file.id: file for file in listed}.values()  # pages may overlap while the list grows
-            if not file.is_deleted and not any(_is_input(file, other) for other in given)
+            if not any(_is_input(file, other) for other in given)
         ]
         now = time.monotonic()
-        settled = bool(files) and all(file.uploaded for file in files) and (
+        settled = bool(files) and all(file.uploaded or file.is_deleted for file in files) and (
             not wanted or any(file.name in wanted for file in files)
         )
         if (settled and files == before) or now - began >= wait:
@@ -1504,7 +1517,10 @@ def _is_input(file: _File, given: _File) -> bool:
 
 def _result(files: Sequence[_File]) -> _File | None:
     """The job's archive among its outputs; of two, the one in shared/, where the job packed."""
-    found = [file for file in files if file.relative in (ARCHIVE, f"shared/{ARCHIVE}") and file.uploaded]
+    found = [
+        file for file in files
+        if file.relative in (ARCHIVE, f"shared/{ARCHIVE}") and (file.uploaded or file.is_deleted)
+    ]
     return max(found, key=lambda file: file.relative, default=None)
 
 
@@ -1784,9 +1800,11 @@ def file_previous_job(rescale_platform: str, my_token: str, job_id: str) -> list
     _check_job_id(job_id)
     outcome = _outcome(access, job_id, _ended(access, job_id))
     archive = _result(outcome.files)
-    if not outcome.success or not archive:
+    if not outcome.success or not archive or archive.is_deleted:
         there = ", ".join(_short(file.relative, 80) for file in outcome.files[:20]) or "nothing"
-        what = f"left no {ARCHIVE}" if outcome.success else f"failed: {outcome.reason}"
+        what = f"failed: {outcome.reason}"
+        if outcome.success:
+            what = f"left a {ARCHIVE} that was deleted since" if archive else f"left no {ARCHIVE}"
         raise RescaleError(
             f"job {job_id} {what}, so the next job has no input; it left: {there}. "
             f"See {_result_page(rescale_platform, job_id)}"
@@ -2266,13 +2284,14 @@ def _chains(names: list[str]) -> list[_Chain]:
 
 
 def _is_ours(chain: _Chain) -> bool:
-    """Whether the log of a chain, if it is there, names this script: two may share the first batch name."""
+    """Whether the log of a chain, if it is there, names no other script: two may share the first batch name."""
     try:
         with Path(f"{chain.name}.log").open(encoding="utf-8", errors="replace") as log:
             first = log.readline()
     except OSError:
         return True
-    return f": {_driver()}: " in first
+    named = re.search(r"  rescale_rest_api \S+: (.+?): ", first)
+    return not named or named[1] == _driver()
 
 
 def _driver() -> str:
@@ -2310,31 +2329,37 @@ def _chosen(access: Access, names: list[str], options: argparse.Namespace) -> _C
 
 
 def _histories(access: Access, chain: _Chain) -> dict[str, list[_Status]] | None:
-    """The histories of a chain's jobs by their ids; None where the platform does not know them."""
-    try:
-        return {job_id: _statuses(access, job_id) for job_id in chain.jobs().values() if job_id}
-    except RescaleError as error:
-        if error.status != 404:
-            raise
-        return None
+    """The histories of a chain's jobs by their ids; None where the platform knows none of them."""
+    jobs = [job_id for job_id in chain.jobs().values() if job_id]
+    histories = {}
+    for job_id in jobs:
+        try:
+            histories[job_id] = _statuses(access, job_id)
+        except RescaleError as error:
+            if error.status != 404:
+                raise
+    return histories if histories or not jobs else None
 
 
 def _is_worth_something(access: Access, histories: Mapping[str, list[_Status]]) -> bool:
-    """Whether a job runs or waits, or has succeeded and would be paid for again."""
-    return any(history and not _has_ended(history) for history in histories.values()) or any(
-        history and _outcome(access, job_id, history, wait=0).success is not False
-        for job_id, history in histories.items()
+    """Whether a job runs, waits or is about to be started, or has succeeded and would be paid for again."""
+    return any(not _has_ended(history) for history in histories.values()) or any(
+        _outcome(access, job_id, history, wait=0).success is not False for job_id, history in histories.items()
     )
 
 
 def _links(access: Access, chain: _Chain, batches: Sequence[tuple[str, str]], *, repeat: bool) -> Iterator[Link]:
-    """The links of a chain; one whose job has failed, and all behind it, come without a job where `repeat`."""
+    """The links of a chain; one whose job has failed, and all behind it, come without a job where `repeat`.
+
+    The job of a link exists only because the one before has succeeded, so that only the last one can have failed.
+    """
     anew = False
+    last = max((name for name, job_id in chain.jobs().items() if job_id), key=list(chain.jobs()).index, default=None)
     for number, (batch_name, command) in enumerate(batches, 1):
         job_name = chain.job_name(batch_name)
         job_id = _read_job(Path(f"{job_name}.job"))
         _say(f"- {number} of {len(batches)}: {batch_name}, {_now():%Y-%m-%d %H:%M:%S}")
-        if job_id and repeat and not anew:
+        if job_id and repeat and job_name == last:
             history = _statuses(access, job_id)
             anew = _has_ended(history) and not _outcome(access, job_id, history).success
             if anew:
@@ -2820,12 +2845,12 @@ def _file_errors(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _whole_file(path: Path, *, exclusively: bool = False) -> Iterator[BinaryIO]:
+def _whole_file(path: Path, *, exclusively_for: str = "") -> Iterator[BinaryIO]:
     """A file that gets its name only when it is whole and on the disk; before, nothing of that name is touched.
 
-    `exclusively`: FileExistsError if the name is taken by then, whoever was at it and whether there are locks or not.
+    `exclusively_for`, a job's id: FileExistsError if the name is taken by then, whether there are locks or not.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = _part(path, exclusively_for)
     file = _locked(part)
     try:
         file.truncate(0)  # what a killed run left behind
@@ -2834,7 +2859,7 @@ def _whole_file(path: Path, *, exclusively: bool = False) -> Iterator[BinaryIO]:
         os.fsync(file.fileno())
         if WINDOWS:  # which renames no open file
             file.close()
-        _name_exclusively(part, path) if exclusively else part.replace(path)
+        _name_exclusively(part, path) if exclusively_for else part.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # what is still buffered finds no room either
             file.close()
@@ -2848,6 +2873,11 @@ def _whole_file(path: Path, *, exclusively: bool = False) -> Iterator[BinaryIO]:
         os.close(folder)
 
 
+def _part(path: Path, writer: str = "") -> Path:
+    """The temporary name of a file; `writer` tells apart those who may be at it at once."""
+    return path.with_name(f".{path.name}{writer and f'.{writer}'}.part")
+
+
 def _name_exclusively(part: Path, path: Path) -> None:
     """Give a file its name unless there is one of that name, in one step."""
     if WINDOWS:
@@ -2858,10 +2888,11 @@ def _name_exclusively(part: Path, path: Path) -> None:
     except FileExistsError:
         raise
     except OSError:  # a file system without links: first the name, then the content
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
-        part.replace(path)
-    else:
-        part.unlink()
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as file:
+            file.write(part.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+    part.unlink(missing_ok=True)
 
 
 def _locked(path: Path) -> BinaryIO:

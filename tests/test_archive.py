@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import subprocess
 import sys
 import tarfile
@@ -15,18 +17,18 @@ import pytest
 import rescale_rest_api as rescale
 from conftest import TESTS, here, wait_until
 
+KEY = "0123456789abcdef0123456789abcdef01234567"  # of the form that the platform gives
+needs_links = pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+
 
 def contents(archive="rescale.tar.gz"):
     with tarfile.open(archive, "r:gz") as tar:
-        return {member.name: tar.extractfile(member).read() if member.isfile() else member.type for member in tar}
+        return {member.name: tar.extractfile(member).read() for member in tar}
 
 
 def members(archive="rescale.tar.gz"):
     with tarfile.open(archive, "r:gz") as tar:
         return {member.name: member for member in tar}
-
-
-needs_links = pytest.mark.skipif(os.name == "nt", reason="links need rights there")
 
 
 @pytest.fixture
@@ -44,31 +46,23 @@ def case(tmp_path):
 def test_the_files_of_the_current_folder_are_packed_sorted(clean_surroundings, capsys):
     for name in ("b.inp", "a.inp", ".hidden", "C.inp", "empty"):
         Path(name).write_text("" if name == "empty" else name)
-    archive = rescale.create_tar_gz()
-    assert archive == clean_surroundings / "rescale.tar.gz"
+    assert rescale.create_tar_gz() == clean_surroundings / "rescale.tar.gz"
     assert contents() == {name: name.encode() for name in (".hidden", "C.inp", "a.inp", "b.inp")} | {"empty": b""}
     assert list(members()) == sorted(members())
     assert capsys.readouterr().out == f"Successfully created rescale.tar.gz in {clean_surroundings}\n"
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_the_files_of_another_folder_are_packed_into_the_current_one(kind, case, clean_surroundings, capsys):
-    archive = rescale.create_tar_gz(kind(case))
-    assert archive == clean_surroundings / "rescale.tar.gz"
-    assert contents() == {"rod.inp": b"*heading\n"}
+@pytest.mark.parametrize("name", ["rescale.tar.gz", "other.tar.gz"])
+def test_another_folder_is_packed_into_the_current_one(kind, name, case, clean_surroundings, capsys):
+    assert rescale.create_tar_gz(kind(case), name) == clean_surroundings / name
+    assert contents(name) == {"rod.inp": b"*heading\n"}
     assert [path.name for path in case.iterdir()] == ["rod.inp"]
-    assert f"Successfully created rescale.tar.gz in {clean_surroundings}\n" in capsys.readouterr().out
-
-
-def test_the_archive_can_have_another_name(case, clean_surroundings, capsys):
-    assert rescale.create_tar_gz(case, "other.tar.gz") == clean_surroundings / "other.tar.gz"
-    assert contents("other.tar.gz") == {"rod.inp": b"*heading\n"}
-    assert "Successfully created other.tar.gz in " in capsys.readouterr().out
+    assert capsys.readouterr().out == f"Successfully created {name} in {clean_surroundings}\n"
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["with blanks.inp", "한글 이름.inp", "-rf", "--checkpoint=1", "it's \"quoted\"", "$HOME", "n" * 150, "긴" * 80],
+    "name", ["with blanks.inp", "한글 이름.inp", "-rf", "--checkpoint=1", "it's \"quoted\"", "$HOME", "긴" * 80]
 )
 def test_any_name_survives(name, case):
     (case / name).write_bytes(b"content")
@@ -76,17 +70,20 @@ def test_any_name_survives(name, case):
     assert contents() == {"rod.inp": b"*heading\n", name: b"content"}
 
 
-@pytest.mark.parametrize("size", [1, 511, 512, 1 << 20, (5 << 20) + 1])
-@pytest.mark.parametrize("compressible", [True, False])
-def test_a_file_of_any_size_survives(size, compressible, case):
-    content = (b"0.000000E+00 " * (size // 13 + 1))[:size] if compressible else os.urandom(size)
-    (case / "big").write_bytes(content)
-    rescale.create_tar_gz(case)
-    assert contents()["big"] == content
+def deck(size):
+    """What compresses well; several blocks of different lines."""
+    return "".join(f"{number}, {number * 0.37:.6E}, 0.000000E+00\n" for number in range(size // 20)).encode()[:size]
 
 
-def test_other_programs_can_unpack_it(case):
-    (case / "한글.bin").write_bytes(os.urandom(3 << 20))
+def mixed(size):
+    """Blocks that compress and blocks that do not, by turns."""
+    return b"".join(deck(300_000) + random.randbytes(300_000) for _ in range(size // 600_000 + 1))[:size]
+
+
+@pytest.mark.parametrize("content", [deck, random.randbytes, mixed])
+@pytest.mark.parametrize("size", [1, 511, 512, (5 << 20) + 1])
+def test_a_file_of_any_size_survives_and_other_programs_can_unpack_it(content, size, case):
+    (case / "한글.bin").write_bytes(content(size))
     rescale.create_tar_gz(case)
     subprocess.run(["gzip", "-t", "rescale.tar.gz"], check=True)
     Path("out").mkdir()
@@ -94,6 +91,27 @@ def test_other_programs_can_unpack_it(case):
     assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == {
         path.name: path.read_bytes() for path in case.iterdir()
     }
+
+
+def test_what_does_not_compress_is_stored_and_what_does_gets_small(case):
+    path, size = case / "result.odb", 4 << 20
+    path.write_bytes(random.randbytes(size))
+    rescale.create_tar_gz(case)
+    assert Path("rescale.tar.gz").stat().st_size < 1.001 * size + 10_240  # tar rounds up to that
+    for content, most in ((deck(size), 0.3), (mixed(size), 0.8)):  # of one half each
+        path.write_bytes(content)
+        rescale.create_tar_gz(case)
+        assert Path("rescale.tar.gz").stat().st_size < most * size
+
+
+def test_the_same_files_give_the_same_archive_on_any_number_of_cores(case, monkeypatch):
+    (case / "mesh.inp").write_bytes(mixed(6 << 20))
+    archives = []
+    for cores in (1, 1, 3, 64):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        archives.append(rescale.create_tar_gz(case).read_bytes())
+    assert [archive == archives[0] for archive in archives] == [True] * 4
 
 
 def test_mode_and_date_are_kept_and_the_user_is_not(case):
@@ -122,35 +140,34 @@ def test_a_symbolic_link_is_packed_as_the_file_it_points_to(case, tmp_path):
 # What does not go in
 
 
-def test_folders_are_left_out_and_named_in_one_line(case, capsys):
+def test_folders_are_left_out_and_named_on_a_line_of_their_own(case, tmp_path, capsys):
     for name in ("old results", "__pycache__"):
         (case / name).mkdir()
         (case / name / "file").write_text("x")
+    (case / "main.py").write_text("x")
+    if os.name != "nt":
+        (case / "link").symlink_to(tmp_path)
     rescale.create_tar_gz(case)
     assert contents() == {"rod.inp": b"*heading\n"}
-    notice, success = capsys.readouterr().out.splitlines()
-    assert "old results" in notice
-    assert "__pycache__" in notice
+    folders, others, success = capsys.readouterr().out.splitlines()
+    assert [name in folders for name in ("__pycache__/", "old results/", "main.py")] == [True, True, False]
+    assert os.name == "nt" or "link/" in folders
+    assert "main.py" in others
     assert success.startswith("Successfully created")
-
-
-@needs_links
-def test_a_link_to_a_folder_counts_as_a_folder(case, tmp_path, capsys):
-    (case / "link").symlink_to(tmp_path)
-    rescale.create_tar_gz(case)
-    assert list(contents()) == ["rod.inp"]
-    assert "link" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_an_earlier_archive_is_not_packed_into_the_new_one():
     Path("rod.inp").write_text("x")
+    Path("rescale_failed.tar.gz").write_text("of a job that failed")
     for output_filename in ("rescale.tar.gz", "rescale.tar.gz", "other.tar.gz", "other.tar.gz"):
         rescale.create_tar_gz(None, output_filename)
         assert list(contents(output_filename)) == ["rod.inp"]
 
 
-def test_what_a_killed_run_left_is_not_packed():
+def test_what_a_killed_run_left_is_neither_packed_nor_part_of_the_new_archive():
     Path("rod.inp").write_text("x")
+    whole = rescale.create_tar_gz().read_bytes()
+    Path("rescale.tar.gz").unlink()
     script = (
         "import os, sys, rescale_rest_api\n"
         "sys.addaudithook(lambda event, _: event == 'os.rename' and os._exit(9))\n"
@@ -158,17 +175,11 @@ def test_what_a_killed_run_left_is_not_packed():
     )
     killed = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(TESTS.parent)})
     assert killed.returncode == 9
-    assert not Path("rescale.tar.gz").exists()
     assert len(here()) == 2
-    rescale.create_tar_gz()
-    assert list(contents()) == ["rod.inp"]
-
-
-def test_of_what_a_killed_run_left_nothing_is_in_the_new_archive():
-    Path("rod.inp").write_text("x")
-    whole = rescale.create_tar_gz().read_bytes()
-    Path(".rescale.tar.gz.part").write_bytes(b"left" * 100_000)  # more than will be written
+    [part] = Path().glob(".*")
+    part.write_bytes(b"left" * 100_000)  # more than will be written
     assert rescale.create_tar_gz().read_bytes() == whole
+    assert here() == ["rescale.tar.gz", "rod.inp"]
 
 
 def test_the_scripts_which_may_hold_the_token_are_never_packed(tmp_path):
@@ -184,11 +195,14 @@ def test_the_scripts_which_may_hold_the_token_are_never_packed(tmp_path):
     assert sorted(contents(folder / "rescale.tar.gz")) == ["helper.py", "rod.inp"]
 
 
-def test_what_earlier_jobs_left_here_is_not_packed_but_files_of_such_names_are():
-    for name in ("me@rod@1.job", "me@rod@1.desktop", "me@rod@2.job", "me@rod@2.url", "static.job", "x.url"):
+def test_the_bookkeeping_of_chains_and_jobs_stays_here_and_files_of_such_names_go_in():
+    chain = [f"me@rod@20261125-101112.{kind}" for kind in ("job", "log", "desktop", "url")]
+    jobs = ["one.job", "one.desktop", "two.job", "two.url", ".rescale.tar.gz.uploaded", ".rescale.tar.gz.part"]
+    own = ["static.job", "static.log", "x.url", "y.desktop", "me@rod.log", "mesh.part", "list.uploaded", "one.log"]
+    for name in chain + jobs + own:
         Path(name).write_text(name)
     rescale.create_tar_gz()
-    assert list(contents()) == ["static.job", "x.url"]
+    assert list(contents()) == sorted(own)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes there")
@@ -197,6 +211,101 @@ def test_a_named_pipe_does_not_block(case, capsys):
     rescale.create_tar_gz(case)
     assert list(contents()) == ["rod.inp"]
     assert "pipe" in capsys.readouterr().out
+
+
+# Files that hold a key
+
+READ = 1 << 18  # bytes that are read at a time; a key may lie across
+UTF16 = {"utf-8": 1, "utf-16-le": 2, "utf-16-be": 2}
+WORDED = f"my_token = 'Token {KEY}'"  # known by the word before it, whatever has been called before
+
+
+@pytest.mark.parametrize("code", UTF16)
+@pytest.mark.parametrize(
+    "before", [0, READ - 512 - 30, READ - 30, READ, 3 * READ - 1, (5 << 20) + 7],
+    ids=["at the start", "headers before", "across reads", "second read", "odd", "far behind"],
+)
+def test_a_key_is_found_wherever_it_is_before_anything_else_was_called(code, before, case, capsys):
+    filler = (deck(before + 40) if before else b"")[:before]
+    (case / "chain.py~").write_bytes(filler + WORDED.encode(code) + b"\n" * READ)
+    rescale.create_tar_gz(case)
+    assert list(contents()) == ["rod.inp"]
+    assert "chain.py~" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("code", UTF16)
+def test_a_key_is_found_across_reads_byte_by_byte(code, case):
+    """At every place where the border can lie."""
+    text = WORDED.encode(code)
+    for index in range(0, len(text), 5):
+        (case / f"chain{index:03}.bak").write_bytes(b"1" * (READ - index) + text)
+    rescale.create_tar_gz(case)
+    assert list(contents()) == ["rod.inp"]
+
+
+@pytest.mark.parametrize("text", [
+    f"Token {KEY}", f"Authorization: Token {KEY.upper()}", f"apikey={KEY}", f"[default]\napikey = '{KEY}'",
+    f'{{"API_KEY": "{KEY}"}}', f"export RESCALE_API_KEY={KEY}", f"TOKEN\t{KEY};", f"token:\r\n{KEY}",
+])
+def test_forty_hexadecimal_characters_behind_such_a_word_are_a_key(text, case):
+    (case / "notes.txt").write_text(text)
+    rescale.create_tar_gz(case)
+    assert list(contents()) == ["rod.inp"]
+
+
+@pytest.mark.parametrize("text", [
+    f"{KEY}  mesh.inp", f"commit {KEY}", f"Token {KEY}ab", f"Token {KEY[:-1]}", f"The token is in the vault.\n{KEY}",
+    f"apikey = <your API key>, sha1 {KEY}", f"API_KEY {KEY[:-1]}g", "Token " * 9,
+])
+def test_a_check_sum_or_a_word_alone_is_no_key(text, case):
+    (case / "notes.txt").write_text(text)
+    rescale.create_tar_gz(case)
+    assert sorted(contents()) == ["notes.txt", "rod.inp"]
+
+
+ODD_KEY = "eyJh-Bc9.Zq_7" * 3  # of a form of its own, so that only what is known of it tells
+
+
+def in_use(key):
+    rescale.platform_my_token("https://kr.rescale.com", f"Bearer {key}")
+
+
+def in_the_environment(key):
+    os.environ["RESCALE_API_KEY"] = f"Bearer {key}"
+
+
+def in_another_profile(key):
+    folder = Path.home() / ".config" / "rescale"
+    folder.mkdir(parents=True)
+    (folder / "apiconfig").write_text(f"[default]\napikey = none\n[eu]\napibaseurl = x\napikey = '{key}'\n")
+
+
+@pytest.mark.parametrize("known", [in_use, in_the_environment, in_another_profile])
+@pytest.mark.parametrize("code", UTF16)
+def test_a_key_that_this_machine_knows_is_found_without_any_word(known, code, case, monkeypatch):
+    monkeypatch.setenv("RESCALE_API_KEY", "")  # which is undone at the end, too
+    known(ODD_KEY)
+    for name, key in (("as it is", ODD_KEY), ("upper case", ODD_KEY.upper())):
+        (case / name).write_bytes(deck(READ - 20) + key.encode(code))
+    rescale.create_tar_gz(case)
+    assert list(contents()) == ["rod.inp"]
+
+
+def test_a_key_longer_than_usual_is_found_across_reads(case):
+    key = "eyJh-Bc9.Zq_7" * 90
+    in_use(key)
+    for index in range(0, len(key), 200):
+        (case / f"copy{index}").write_bytes(b"1" * (READ - index) + key.encode())
+    rescale.create_tar_gz(case)
+    assert list(contents()) == ["rod.inp"]
+
+
+def test_where_the_only_file_holds_a_key_nothing_is_packed(capsys):
+    Path("notes.txt").write_text(WORDED)
+    with pytest.raises(rescale.RescaleError):
+        rescale.create_tar_gz()
+    assert here() == ["notes.txt"]
+    assert "notes.txt" in capsys.readouterr().out
 
 
 # What is refused; an older archive is then left as it was
@@ -212,39 +321,15 @@ def older_archive(clean_surroundings):
     assert here() == ["rescale.tar.gz"]
 
 
-def no_such_folder(tmp_path):
-    return tmp_path / "no such folder"
-
-
-def a_file(tmp_path):
-    path = tmp_path / "a file"
-    path.write_text("x")
-    return path
-
-
-def empty_folder(tmp_path):
-    path = tmp_path / "empty folder"
-    path.mkdir()
-    return path
-
-
-def only_folders(tmp_path):
-    path = tmp_path / "only folders"
-    (path / "inner").mkdir(parents=True)
-    (path / "inner" / "rod.inp").write_text("x")
-    return path
-
-
-def only_scripts(tmp_path):
-    path = tmp_path / "only scripts"
-    path.mkdir()
-    (path / "main.py").write_text("x")
-    return path
-
-
-@pytest.mark.parametrize("make", [no_such_folder, a_file, empty_folder, only_folders, only_scripts])
-def test_a_folder_with_nothing_to_pack_is_named(make, tmp_path, older_archive):
-    folder = make(tmp_path)
+@pytest.mark.parametrize("holds", [None, "a file", "nothing", "folder/rod.inp", "main.py"])
+def test_a_folder_with_nothing_to_pack_is_named(holds, tmp_path, older_archive):
+    folder = tmp_path / "input files"
+    if holds == "a file":
+        folder.write_text("x")
+    elif holds:
+        (folder / holds).parent.mkdir(parents=True)
+        if holds != "nothing":
+            (folder / holds).write_text("x")
     with pytest.raises(rescale.RescaleError) as refused:
         rescale.create_tar_gz(folder)
     assert str(folder) in str(refused.value)
@@ -257,6 +342,17 @@ def test_a_link_to_nowhere_is_named(case, older_archive):
         rescale.create_tar_gz(case)
 
 
+@contextlib.contextmanager
+def as_anybody():
+    """Root may read everything."""
+    me = os.geteuid()
+    os.seteuid(me or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(me)
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no permission bits there")
 def test_an_unreadable_file_is_named(clean_surroundings):
     with tempfile.TemporaryDirectory() as folder:  # tmp_path cannot be entered by others
@@ -265,15 +361,8 @@ def test_an_unreadable_file_is_named(clean_surroundings):
         Path("rescale.tar.gz").write_bytes(b"older")
         Path("rod.inp").write_bytes(b"x" * 100)
         Path("rod.inp").chmod(0)
-        me = os.geteuid()
-        os.seteuid(me or 65534)  # root may read everything
-        try:
-            with pytest.raises(rescale.RescaleError) as refused:
-                rescale.create_tar_gz()
-        finally:
-            os.seteuid(me)
-        assert "rod.inp" in str(refused.value)
-        assert "Permission denied" in str(refused.value)
+        with as_anybody(), pytest.raises(rescale.RescaleError, match="rod.inp.*Permission denied"):
+            rescale.create_tar_gz()
         assert Path("rescale.tar.gz").read_bytes() == b"older"
         assert here() == ["rescale.tar.gz", "rod.inp"]
         os.chdir(clean_surroundings)
@@ -297,15 +386,14 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(case, clean_surroundings,
 
 def test_a_full_disk_is_told_and_leaves_the_older_archive(case, older_archive):
     resource = pytest.importorskip("resource")
-    (case / "big").write_bytes(os.urandom(300_000))
+    (case / "big").write_bytes(random.randbytes(300_000))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(rescale.RescaleError) as refused:
+        with pytest.raises(rescale.RescaleError, match=r"rescale\.tar\.gz"):
             rescale.create_tar_gz(case)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "rescale.tar.gz" in str(refused.value)
 
 
 def test_an_archive_that_cannot_be_written_is_named(case):

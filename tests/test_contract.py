@@ -135,9 +135,12 @@ class Platform:
         return self("GET", path, **options)
 
     def pages(self, path: str) -> list[dict]:
-        pages = [self.get(path).json()]
-        while pages[-1]["next"]:
-            pages.append(self.get(pages[-1]["next"]).json())
+        pages, link = [], path
+        while link:
+            answer = self.get(link)
+            assert answer.status_code == 200, said(answer)
+            pages.append(answer.json())
+            link = pages[-1]["next"]
         return pages
 
     def results(self, path: str) -> list[dict]:
@@ -244,7 +247,7 @@ class Platform:
             job.tail_during, job.tail_of_none = self.tail(job), self.tail(job, "none.txt")
             job.files_during = self.results(f"jobs/{job.id}/files/")
             job.stop = self("POST", f"jobs/{job.id}/stop/")
-        assert self.wait(lambda: self.has_ended(job.id), self.patience + 3600 * (name == "walltime")), "no end"
+        assert self.wait(lambda: self.has_ended(job.id), self.patience * (1 + (name == "walltime"))), "no end"
         began, job.looks = time.monotonic(), []
         sign = ARCHIVE if name in ("volumes", "next") else LOG
 
@@ -403,8 +406,9 @@ def draft(p):
     job = p.start("good")
     (tile,) = job.draft["jobanalyses"]
     given = [one["id"] for one in tile["inputFiles"] if sha512(one) and one["name"] and one["decryptedSize"]]
+    trimmed = "trimmed" if tile["command"].strip() == job.command.strip() else "changed"
     return (f"{'a' if job.draft_history or 'status' in job.draft else 'no'} status, command "
-            f"{'as sent' if tile['command'] == job.command else repr(tile['command'])}, input files "
+            f"{'as sent' if tile['command'] == job.command else trimmed}, input files "
             f"{'as given' if given == [one['id'] for one in job.inputs] else 'not as given'}")
 
 
@@ -422,8 +426,375 @@ def reason(p, name, status):
 
 
 def form_of_dates(p):
-    dates = " ".join(str(entry["statusDate"]) for entry in p.seen("good").history)
-    dates = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?", lambda found: "DATE" + ".6 digits" * bool(found[1]), dates)
-    return ", ".join(sorted({*dates.replace(".6 digits", " and 6 digits, ").replace(", ", " ").split("DATE ")}))
+    listed = [str(entry["statusDate"]) for entry in p.seen("good").history]
+    forms = {re.sub(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?", "DATE", date) for date in listed}
+    return " and ".join(sorted(forms))
 
 
+def order_of_dates(p):
+    listed = [entry["statusDate"] for entry in p.seen("good").history]
+    return "in the order of the list" if listed in (sorted(listed), sorted(listed)[::-1]) else "in another order"
+
+
+def delay_of_the_list(p):
+    job = p.seen("good")
+    looks = next(number for number, look in enumerate(job.looks, 1) if look == job.files)
+    return f"{job.settled:.0f} s, complete at look {looks}: {', '.join(str(len(look)) for look in job.looks)} files"
+
+
+def synced(p):
+    left = p.outputs("good")
+    return ", ".join(yes(name in left) for name in ("empty.txt", ".hidden.txt", ".hidden/inside.txt", "soft.txt"))
+
+
+def inputs_listed(p):
+    job = p.seen("good")
+    own = {entry["id"] for entry in job.inputs} & {file["id"] for file in job.files}
+    return f"{yes('plain.txt' in p.outputs('good'))}; {yes(own)}"
+
+
+def shell(p):
+    where = "not on stdin" if "beside" in p.answers else "on stdin"
+    return f"{p.answers['shell']}; the script is {where}, which holds {p.answers.get('stdin')} bytes"
+
+
+def without_time(line: str) -> str:
+    return re.sub(r"^\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z\]: ?", "[time]: ", line)
+
+
+def closing_lines(p):
+    logs = [p.content(p.outputs(name)[LOG]).decode(errors="replace").splitlines() for name in ("good", "failed")]
+    logs = [[line for line in map(without_time, log) if line.strip() != "[time]:"] for log in logs]
+    return "; ".join(log[-1] for log in logs)
+
+
+# Name, § of rescale-api.md, what is expected (several: any of them), and the function that finds it
+FACTS = [
+    ("without a key, with a wrong one", "1", ["401 in JSON, 401 in JSON"],
+     lambda p: f"{form(p.get('users/me/', token=None))}, {form(p.get('users/me/', token='Token ' + '0' * 40))}"),
+    ("account", "1", ["nothing missing"], lambda p: missing(p.get("users/me/").json(), "email")),
+    ("no such job, no such file", "3", ["404 in JSON, 404 in JSON"],
+     lambda p: f"{form(p.get('jobs/zzzzzz/'))}, {form(p.get('files/zzzzzz/'))}"),
+    ("pages", "0", ["all entries, each once"], pages_hold_all),
+    ("more than 700 in a page of 1000", "16", ["yes"],
+     lambda p: yes(len(p.get("analyses/?page_size=1000").json()["results"]) >= 700)),
+    ("core types", "11", ["nothing missing"],
+     lambda p: missing(p.get("coretypes/").json()["results"][0], "code", "cores", "isDeprecated")),
+    ("tiles", "11", ["nothing missing"],
+     lambda p: missing({**p.tile, **p.tile["versions"][0]}, "code", "version", "versionCode", "allowedCoreTypes")),
+    ("projects", "11", ["nothing missing"],
+     lambda p: missing([*p.results("users/me/projects/"), {"id": 0, "name": 0}][0], "id", "name")),
+    ("answer to an upload", "2", ["type 1, a 모델.txt, 108890 bytes, SHA-512 right"],
+     lambda p: described(p.upload("a 모델.txt", CONTENT), CONTENT)),
+    ("file", "3", ["type 1, a.txt, 108890 bytes, SHA-512 right"],
+     lambda p: described(p.get(f"files/{p.upload('a.txt', CONTENT)['id']}/").json(), CONTENT)),
+    ("the same again as another file", "2", ["yes"],
+     lambda p: yes(p.upload("a.txt", b"a")["id"] != p.upload("a.txt", b"a")["id"])),
+    ("contents, and ranges of them", "3", ["200 0123456789, 206 345 bytes 3-5/10, 206 789 bytes 7-9/10"], ranges),
+    ("wrong core type, tile, version, input file", "4", [", ".join(["400 in JSON"] * 4)],
+     lambda p: ", ".join(form(p.try_to_create("wrong", **tile)) for tile in WRONG.values())),
+    ("draft", "5", ["no status, command as sent, input files as given"], draft),
+    ("deleted job", "10", ["DELETE 204, then 404 in JSON"], deleted_job),
+    ("submit, and a status within a minute", "6", ["200, yes"],
+     lambda p: f"{p.start('good').submitted.status_code}, {yes(p.history(p.start('good').id))}"),
+    ("runs of a job that was submitted twice", "6", ["1"],
+     lambda p: str(p.content(p.outputs("good")["count.txt"]).count(b"once"))),
+    ("history of a good job", "7", ["Pending, Queued, Started, Validated, Executing, Completed"],
+     lambda p: ", ".join(entry["status"] for entry in reversed(p.seen("good").history))),
+    ("newest status first", "7", ["yes"], lambda p: yes(p.seen("good").history[0]["status"].lower() in ENDED)),
+    ("form of dates", "7", ["DATE+00:00", "DATEZ"], form_of_dates),
+    ("dates", "7", ["in the order of the list"], order_of_dates),
+    ("reason of a good job", "7", ["Completed: Completed successfully"], lambda p: reason(p, "good", "Completed")),
+    ("reason of a failed job", "7", ["Stopping: A run failed"], lambda p: reason(p, "failed", "Stopping")),
+    ("end of a failed job", "7", ["Completed"],
+     lambda p: next(one["status"] for one in p.seen("failed").history if one["status"].lower() in ENDED)),
+    ("stop", "10", ["202, Stopping: User Terminated"],
+     lambda p: f"{p.seen('stopped').stop.status_code}, {reason(p, 'stopped', 'Stopping')}"),
+    ("what a stopped job leaves after SIGTERM", "10", [f"{LOG}, trapped.txt"],
+     lambda p: ", ".join(sorted(p.outputs("stopped")))),
+    ("tail of a running job", "8", ["[time]: two, [time]: three"],
+     lambda p: ", ".join(map(without_time, p.seen("stopped").tail_during.json()["lines"]))),
+    ("files of a running job", "9", ["0"], lambda p: str(len(p.seen("stopped").files_during))),
+    ("output out/deep.txt", "9", ["type 5, deep.txt, 6 bytes, SHA-512 right"],
+     lambda p: described(p.outputs("good")["out/deep.txt"], b"hello\n")),
+    ("work folder", "13", ["$HOME/work", "$HOME/work/shared"], lambda p: "$HOME" + p.answers["folder"]),
+    ("variables", "13", ["given, cores as asked for, id given"],
+     lambda p: p.answers["variables"].replace(f"cores {p.core.cores},", "cores as asked for,")),
+    ("file of an archive in the work folder", "2", ["in"], lambda p: p.answers["unpacked"]),
+    ("archive with decompress false", "2", ["stays"], lambda p: p.answers["packed"]),
+    ("last lines of logs", "13", ["[time]: Exited with code 0; [time]: Exited with code 3"], closing_lines),
+    ("what job_setup's command leaves after a failure", "13", [f"{LOG}, rescale_failed.tar.gz"],
+     lambda p: ", ".join(sorted(p.outputs("failed")))),
+    ("what job_setup's command leaves, the log deleted", "13", [ARCHIVE],
+     lambda p: ", ".join(sorted(p.outputs("volumes")))),
+    ("volumes joined by job_setup's command", "16", ["yes"],
+     lambda p: yes(p.packed("volumes", "out.txt") == CONTENT)),
+    ("result as the input of the next job", "2", ["yes"],
+     lambda p: yes(p.packed("next", "both.txt") == 2 * CONTENT)),
+]
+# What no source tells, or only one: every answer is fine, and told
+QUESTIONS = [
+    ("text of a 401", "15", lambda p: said(p.get("users/me/", token=None))),
+    ("maxJobHours", "1", lambda p: str(p.get("users/me/").json().get("maxJobHours"))),
+    ("default page", "0", lambda p: str(len(p.get("analyses/").json()["results"]))),
+    ("next", "0", form_of_next),
+    ("end of a list", "16", last_page),
+    ("price of a core type", "11", lambda p: yes(p.core.price < float("inf"))),
+    ("MD5 of an upload", "2", lambda p: yes(p.upload("a.txt", b"a").get("md5"))),
+    ("contents: redirect, headers", "15", contents),
+    ("deleted file", "3", deleted_file),
+    ("texts of the 400 of a job", "15",
+     lambda p: "; ".join(said(p.try_to_create("wrong", **tile)) for tile in WRONG.values())),
+    ("job without a project", "4", lambda p: "taken" if p.no_project.status_code == 201 else said(p.no_project)),
+    ("seconds from submit to the first status", "6", lambda p: f"{p.start('good').delay:.0f}"),
+    ("second submit of a queued or running job", "15", lambda p: said(p.start("good").again)),
+    ("submit of a completed job", "14", submit_of_a_completed_job),
+    ("stop of a completed job", "10", lambda p: said(p("POST", f"jobs/{p.seen('stopped').id}/stop/"))),
+    ("last reason of a failed job", "15", lambda p: reason(p, "failed", "Completed")),
+    ("last reason of a stopped job", "15", lambda p: reason(p, "stopped", "Completed")),
+    ("tail of a draft; of an ended job; of no file", "15", lambda p: "; ".join(
+        said(getattr(p.seen("stopped"), name)) for name in ("tail_before", "tail_after", "tail_of_none"))),
+    ("delay of the list of outputs", "15", delay_of_the_list),
+    ("synced: empty, hidden, in a hidden folder, symbolic link", "13", synced),
+    ("inputs among the outputs; under their own ids", "9", inputs_listed),
+    ("shell", "13", shell),
+    ("archive after unpacking, symbolic link in it, inputs executable", "15",
+     lambda p: f"{p.answers['archive']}, {p.answers['link'] or 'empty'}, {p.answers['executable']}"),
+    ("history after the walltime", "15",
+     lambda p: "; ".join(f"{one['status']}: {one['statusReason']}" for one in p.seen("walltime").history[:2])),
+    ("outputs after the walltime", "13", lambda p: ", ".join(sorted(p.outputs("walltime"))) or "none"),
+]
+ALL = {name: (section, expected, look) for name, section, expected, look in (
+    *FACTS, *((name, section, [], look) for name, section, look in QUESTIONS))}
+
+
+# Asking, and the report
+
+
+def judge(p: Platform, name: str) -> tuple[str, str]:
+    """What is found, and the verdict: as expected, DIFFERS; of a question: told, NO ANSWER."""
+    _, expected, look = ALL[name]
+    try:
+        text = p.clean(look(p))
+    except Exception as error:  # whatever went wrong is what was found
+        return p.clean(f"{type(error).__name__}: {error}")[:300], "DIFFERS" if expected else "NO ANSWER"
+    return text, "told" if not expected else "as expected" if text in expected else "DIFFERS"
+
+
+def ask(p: Platform, walltime: bool) -> str:
+    """Run the jobs, look at all facts, clean up, whatever comes; return the report."""
+    rows, verdicts = [], []
+    try:
+        for name in (*JOBS[:-1], *(["walltime"] if walltime else [])):
+            with contextlib.suppress(Exception):  # told by the facts
+                p.start(name)
+        with contextlib.suppress(Exception):
+            p.seen("stopped")  # first, for it runs until then
+        for name, (section, expected, _) in ALL.items():
+            if name.endswith("the walltime") and not walltime:
+                continue  # an hour of money and patience, for those two
+            text, verdict = judge(p, name)
+            print(f"{verdict:11} {name}: {text}", flush=True)
+            verdicts.append(verdict)
+            cells = name, section, " or ".join(expected) or "?", text, verdict
+            rows.append("| " + " | ".join(re.sub(r"\s+", " ", cell).replace("|", "\\|") for cell in cells) + " |")
+    finally:
+        print("cleaning up", flush=True)
+        p.clean_up()
+    counts = ", ".join(f"{verdicts.count(one)} {one}" for one in ("as expected", "DIFFERS", "told", "NO ANSWER"))
+    return "\n".join([
+        "# Contract report", "",
+        f"{urllib.parse.urlsplit(p.url).hostname}, {time.strftime('%Y-%m-%d')}, core type {p.core.code}: {counts}.", "",
+        "| fact | § | expected | found | |", "| --- | --- | --- | --- | --- |", *rows, "",
+        "All jobs and files were deleted." if not p.left else "Could not be deleted:",
+        *(f"- {p.clean(one)}" for one in p.left),
+    ]) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Hold a Rescale platform to what the library relies on.")
+    parser.add_argument("--platform", help="https://... (without it: a simulator)")
+    parser.add_argument("--spend", action="store_true", help="really run the jobs there, which costs money")
+    parser.add_argument("--walltime", action="store_true", help="also let a job run into its walltime of an hour")
+    parser.add_argument("--report", type=Path, default=Path("contract-report.md"), metavar="FILE")
+    options = parser.parse_args(arguments)
+    if options.platform and options.spend and os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        parser.error("a CI spends no money, and CI is set")
+    with contextlib.ExitStack() as stack:
+        if options.platform:
+            try:
+                url, token = rescale.platform_my_token(options.platform)
+            except rescale.RescaleError as error:
+                parser.error(str(error))
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            sim = stack.enter_context(Simulator(folder, speed=0, walltime_hour=0.4))
+            url, token = sim.url, f"Token {sim.token}"
+        p = Platform(url, token, **(QUICK if urllib.parse.urlsplit(url).hostname == "127.0.0.1" else {}))
+        runs = len(JOBS) + 2 + options.walltime  # two jobs are submitted twice, and might run twice
+        cost = f"{runs * p.core.price:.2f} at its prices" if p.core.price < float("inf") else "what it does not tell"
+        print(f"{runs} runs on {p.core.cores} core(s) of {p.core.code}, 1 hour each at most, cost at most {cost}")
+        if options.platform and not options.spend:
+            print("Nothing was started; --spend starts them.")
+            return 0
+        options.report.write_text(ask(p, options.walltime), encoding="utf-8")
+        print(f"The report is in {options.report}")
+    return 0
+
+
+# The simulator keeps the contract, and is seen when it does not
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A run of the script that spends all, on a simulator: its report, the rows by name, and the simulator."""
+    folder = tmp_path_factory.mktemp("contract")
+    with Simulator(folder / "platform", speed=0, walltime_hour=0.4) as sim, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESCALE_API_KEY", sim.token)
+        patch.delenv("CI", raising=False)
+        main(["--platform", sim.url, "--spend", "--walltime", "--report", str(folder / "report.md")])
+        text = (folder / "report.md").read_text(encoding="utf-8")
+        rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
+        yield SimpleNamespace(sim=sim, text=text, rows={name: found for name, *found in rows})
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_simulator_is_as_the_platform(asked, name):
+    _, expected, found, verdict = asked.rows[name]
+    assert verdict in ("as expected", "told"), f"expected {expected}, found {found}"
+
+
+def test_where_no_source_tells_the_simulator_has_made_its_choice(asked):
+    told = {name: found for name, (_, _, found, verdict) in asked.rows.items() if verdict == "told"}
+    assert told.items() >= {
+        "default page": "10", "next": "path with a slash, keeps the query",
+        "end of a list": "last page full, count right",
+        "deleted file": "DELETE 204, then isDeleted True, contents 404", "job without a project": "taken",
+        "contents: redirect, headers": "no redirect, Content-Length, a range behind the end 416",
+        "submit of a completed job": "200; history as before", "second submit of a queued or running job": "200",
+        "last reason of a failed job": "Completed: A run failed",
+        "last reason of a stopped job": "Completed: User Terminated",
+        "synced: empty, hidden, in a hidden folder, symbolic link": "yes, yes, yes, yes",
+        "inputs among the outputs; under their own ids": "yes; no",
+        # the guide warns that links break
+        "archive after unpacking, symbolic link in it, inputs executable": "stays, empty, yes",
+        "outputs after the walltime": LOG,
+    }.items()
+
+
+BREAKS = [
+    ("next_foreign", "http://elsewhere.example", "pages"), ("page_size_cap", 100, "more than 700 in a page of 1000"),
+    ("checksums", "none", "answer to an upload"), ("checksums", "md5", "file"),
+    ("ignore_range", True, "contents, and ranges of them"), ("wrong_range", True, "contents, and ranges of them"),
+    ("any_settings", True, "wrong core type, tile, version, input file"),
+    ("silent_submit", True, "submit, and a status within a minute"),
+    ("resubmit", "again", "runs of a job that was submitted twice"),
+    ("timeline", ("Pending", "Queued", "Started", "Executing"), "history of a good job"),
+    ("never_runs", "No capacity", "history of a good job"), ("newest_first", False, "newest status first"),
+    ("date_style", "none", "form of dates"), ("date_style", "partly", "form of dates"),
+    ("clock_skew", 3600.0, "dates"), ("success_reason", None, "reason of a good job"),
+    ("fail", "good", "reason of a good job"), ("stopping_entry", False, "reason of a failed job"),
+    ("ignore_exit_codes", True, "reason of a failed job"), ("last_status", "Failed", "end of a failed job"),
+]
+TELLS = [
+    ("page_size", 7, "default page"), ("next_without_slash", True, "next"), ("next_drops_query", True, "next"),
+    ("empty_last_page", True, "end of a list"), ("prices", False, "price of a core type"),
+    ("checksums", "sha512", "MD5 of an upload"), ("contents_redirect", True, "contents: redirect, headers"),
+    ("project_required", True, "job without a project"),
+    ("resubmit", "400", "second submit of a queued or running job"),
+    ("resubmit_completed", "400", "submit of a completed job"), ("date_style", "Z", "form of dates"),
+    ("failed_reason", None, "last reason of a failed job"),
+    *(("tail_off_run", style, "tail of a draft; of an ended job; of no file")
+      for style in ("400", "html", "empty", "lines")),
+    *((lag, 2, "delay of the list of outputs") for lag in ("listing_lag", "upload_lag", "size_lag")),
+    *(("lists_inputs", style, "inputs among the outputs; under their own ids") for style in ("all", "none")),
+    ("shared_work", True, "work folder"), ("shell", ["bash", "--posix"], "shell"),
+    ("shell_style", "-c", "shell"), ("shell_style", "stdin", "shell"),
+    ("walltime_reason", "Time is up", "history after the walltime"),
+    ("walltime_syncs", False, "outputs after the walltime"),
+]
+NOT_THE_PLATFORMS = {"speed", "latency", "rate", "upload_rate", "flaky", "seed", "walltime_hour"}  # but the network's
+
+
+def test_every_quirk_is_one_that_a_fact_notices():
+    assert {quirk for quirk, _, _ in BREAKS + TELLS} | NOT_THE_PLATFORMS == set(QUIRKS)
+
+
+def look(tmp_path, quirk, value, name):
+    short = {"settle": 0.5, "patience": 0.5 if quirk == "silent_submit" else 20.0}  # for what never comes
+    with Simulator(tmp_path / "platform", **{"speed": 0, "walltime_hour": 0.4, quirk: value}) as sim:
+        return judge(Platform(sim.url, f"Token {sim.token}", **{**QUICK, **short}), name)
+
+
+def label(value):
+    return re.sub(r"\W+", "-", str(value)).strip("-")
+
+
+@pytest.mark.parametrize(("quirk", "value", "name"), BREAKS, ids=label)
+def test_a_platform_that_differs_is_seen(tmp_path, quirk, value, name):
+    text, verdict = look(tmp_path, quirk, value, name)
+    assert verdict == "DIFFERS", text
+
+
+@pytest.mark.parametrize(("quirk", "value", "name"), TELLS, ids=label)
+def test_what_no_source_tells_the_report_does(asked, tmp_path, quirk, value, name):
+    if quirk == "shell" and not shutil.which("bash"):
+        pytest.skip("no bash")
+    text, verdict = look(tmp_path, quirk, value, name)
+    assert verdict == asked.rows[name][-1]
+    assert text != asked.rows[name][-2]
+
+
+# The script
+
+
+def test_the_report_holds_nothing_private(asked):
+    ids = {*asked.sim.files, *re.findall(r"/jobs/(\w+)/", " ".join(one.path for one in asked.sim.requests))}
+    assert not {*re.findall(r"\w+", asked.text)} & (ids - {"zzzzzz"})
+    assert not re.search(f"{asked.sim.token}|@", asked.text)
+
+
+def test_a_run_leaves_nothing_behind(asked):
+    assert asked.sim.jobs == {}
+    assert all(file.is_deleted for file in asked.sim.files.values())
+    assert asked.text.endswith("\nAll jobs and files were deleted.\n")
+
+
+def test_what_cannot_be_deleted_is_told_and_the_rest_deleted_also_after_a_failure(sim, monkeypatch, capsys):
+    p = Platform(sim.url, f"Token {sim.token}", **QUICK)
+    kept = p.try_to_create("kept").json()["id"]
+    sim.faults.append(Fault("500", method="DELETE", path=kept))
+
+    def interrupted(p, name):
+        p.seen("volumes")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules[__name__], "judge", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ask(p, walltime=True)  # two jobs still run
+    assert list(sim.jobs) == [kept]
+    assert [file for file in sim.files.values() if not file.is_deleted] == []
+    assert f"jobs/{kept}/: 500" in capsys.readouterr().out
+    assert [one.partition(": ")[0] for one in p.left] == [f"job contract@kept@{p.suffix}"]
+    assert p.clean(f"{kept} of x.y@example.com: {sim.token}") == "ID of E-MAIL: KEY"
+
+
+def test_without_spend_it_says_what_it_would_cost_and_sends_nothing(sim, monkeypatch, capsys):
+    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
+    assert main(["--platform", sim.url]) == 0
+    assert re.search(r"^7 runs on 1 core.* of onyx, 1 hour .* 0\.35 ", capsys.readouterr().out, re.MULTILINE)
+    assert {record.method for record in sim.requests} == {"GET"}
+    assert not Path("contract-report.md").exists()
+
+
+def test_a_ci_spends_nothing(sim, monkeypatch, capsys):
+    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(SystemExit):
+        main(["--platform", sim.url, "--spend"])
+    assert "CI" in capsys.readouterr().err
+    assert sim.requests == []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,257 +1,576 @@
-"""main.py, as people start it: the chain with the real example, what it prints, and its exit statuses."""
+"""main.py, as people start it: what it starts and what not, what it prints, keeps and calls, and its exit statuses."""
 
 from __future__ import annotations
 
-import getpass
-import json
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
 
-from conftest import SPEED, TESTS, here
+import rescale_rest_api as rescale
+from conftest import TESTS, here, wait_until
+from rescale_simulator import Simulator
 from test_example import TOLERANCE, profile_error
+from two_jobs import FASTER, ROOT, USER, copy_scripts, put_in, run, start
 
-# Appended to the copy of the library, so that its steps of 5 s do not take as long.
-FASTER = f"""
-
-import types as _types
-
-_real = time
-time = _types.SimpleNamespace(
-    sleep=lambda seconds: _real.sleep(seconds / {SPEED}), monotonic=lambda: {SPEED} * _real.monotonic(), time=_real.time
-)
-"""
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs signals and a pseudo-terminal")
+THREE = [(name, f"echo {name} >> steps.txt\n") for name in ("one", "two", "three")]
 
 
 @pytest.fixture
-def project(tmp_path):
-    """A copy of what belongs to a rehearsal, but for the time."""
+def edit(sim, clean_surroundings, monkeypatch):
+    """Write main.py, with other values in its sections, and the library beside it; the test's simulator is theirs."""
+    monkeypatch.setenv("RESCALE_API_URL", sim.url)
+    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+    def write(**sections):
+        return copy_scripts(clean_surroundings, **{"batches": THREE, **sections})
+
+    write()
+    return write
+
+
+def of(sim: Simulator) -> list[str]:
+    """The batch names of the jobs that were started, in order."""
+    return [sim.jobs[job_id].name.split("@")[1] for job_id in sim.starts]
+
+
+def posts(sim: Simulator) -> int:
+    return sum(record.method == "POST" for record in sim.requests)
+
+
+def steps(text: str = "*@three@*/rescale.tar.gz") -> str:
+    [archive] = Path().glob(text)
+    with tarfile.open(archive) as tar:
+        return tar.extractfile("./steps.txt").read().decode()
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The last table in a text: the cells of each row by batch name."""
+    lines = text[text.rindex("job   "):].splitlines()[1:]
+    return {line.split("@")[1]: re.split(r" {2,}", line)[1:] for line in lines if line.startswith(f"{USER}@")}
+
+
+def paste(command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
+
+
+def wait_a_second() -> None:
+    """For a chain's name has the second in which it started."""
+    now = time.time()
+    time.sleep(1.01 - now % 1)
+
+
+# A rehearsal of the real thing
+
+
+@pytest.fixture
+def rehearse(tmp_path, monkeypatch):
+    """Run main.py as it is shipped under the simulator, in the folder of the test."""
     folder = tmp_path / "a copy"
     (folder / "tests").mkdir(parents=True)
     for name in ("main.py", "rescale_rest_api.py", "tests/rescale_simulator.py"):
-        shutil.copy(TESTS.parent / name, folder / name)
+        shutil.copy(ROOT / name, folder / name)
     shutil.copytree(TESTS / "example", folder / "tests" / "example", ignore=shutil.ignore_patterns("__pycache__"))
-    with (folder / "rescale_rest_api.py").open("a", encoding="utf-8") as library:
-        library.write(FASTER)
-    return folder
+    library = (folder / "rescale_rest_api.py").read_text(encoding="utf-8")
+    (folder / "rescale_rest_api.py").write_text(
+        library.replace("\n\nif __name__ ==", FASTER + "\n\nif __name__ =="), encoding="utf-8")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
-
-@pytest.fixture
-def edit(project):
-    """Change main.py as a user would: every `before` has to be there once."""
-
-    def change(*edits):
-        path = project / "main.py"
-        text = path.read_text(encoding="utf-8")
-        for before, after in edits:
-            assert text.count(before) == 1, before
-            text = text.replace(before, after)
-        path.write_text(text, encoding="utf-8")
-
-    return change
-
-
-@pytest.fixture
-def rehearse(project, tmp_path):
-    """Run main.py under the simulator, in the folder of the test; return what the simulator kept of it, too."""
-
-    def run(*arguments):
-        rehearsal = tmp_path / "rehearsal"
-        result = subprocess.run(
-            [sys.executable, project / "tests" / "rescale_simulator.py", "--speed", "0", "--folder", rehearsal,
-             project / "main.py", *arguments],
-            capture_output=True, text=True, encoding="utf-8", timeout=60,
+    def start_it(*options):
+        done = subprocess.run(
+            ["python", folder / "tests" / "rescale_simulator.py", "--speed", "0", *options, folder / "main.py"],
+            capture_output=True, text=True, encoding="utf-8", timeout=60, check=False,
         )
-        state = json.loads((rehearsal / "state.json").read_text(encoding="utf-8"))
-        assert "Traceback" not in result.stderr
-        return result, state
+        assert "Traceback" not in done.stderr
+        return done
 
-    return run
-
-
-@pytest.fixture
-def real(project, sim):
-    """Start main.py with the simulator of the test as its platform."""
-
-    def start(*arguments, **variables):
-        return subprocess.Popen(
-            [sys.executable, project / "main.py", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, encoding="utf-8",
-            env={**os.environ, "RESCALE_API_URL": sim.url, "RESCALE_API_KEY": sim.token, **variables},
-        )
-
-    return start
+    return start_it
 
 
-def finished(process):
-    """Exit status, output and errors of a process, once it has ended."""
-    out, errors = process.communicate(timeout=60)
-    assert "Traceback" not in errors
-    return process.returncode, out, errors
-
-
-def final_profile():
-    """The error of the profile in the one downloaded archive."""
-    (archive,) = Path().rglob("rescale.tar.gz*")
-    if archive.parent == Path():
-        raise AssertionError("nothing was downloaded")
+def final_profile() -> float:
+    """The error of the profile in the downloaded archive."""
+    [archive] = Path().glob("*@rod2@*/rescale.tar.gz")
     with tarfile.open(archive) as tar:
         tar.extract("./temperature.csv", "unpacked")
     return profile_error(Path("unpacked/temperature.csv"))
 
 
-def of_user(batch):
-    return f"{getpass.getuser()}@{batch}@"
-
-
 def test_the_chain_reaches_the_profile_that_only_both_steps_reach(rehearse, clean_surroundings):
-    result, state = rehearse()
-    assert result.returncode == 0, result.stderr
-    first, second = state["jobs"]
-    started_at = re.fullmatch(rf"{re.escape(of_user('rod1'))}(\d{{8}}-\d{{6}})", first["name"])[1]
-    assert second["name"] == f"{of_user('rod2')}{started_at}"
-    assert state["starts"] == {first["id"]: 1, second["id"]: 1}
-
+    done = rehearse()
+    assert done.returncode == 0, done.stderr
     with tarfile.open("rescale.tar.gz") as tar:
         assert sorted(tar.getnames()) == ["rod.inp", "rod.py"]
-    Path("rescale.tar.gz").rename(clean_surroundings.parent / "uploaded.tar.gz")
-    assert final_profile() < TOLERANCE
-    assert (Path(second["name"]) / "rescale.tar.gz").exists()
-    assert sorted(path.name for path in Path().glob("*@*")) == sorted(
-        [second["name"], *(f"{job['name']}.{kind}" for job in (first, second) for kind in ("job", "desktop"))]
-    )
-    assert Path(f"{second['name']}.job").read_text().strip() == second["id"]
-
+    started_at, first = re.search(rf"^{USER}@rod1@(\d{{8}}-\d{{6}}) +(\w+) ", done.stdout, re.M).groups()
+    second = re.search(rf"^{USER}@rod2@{started_at} +(\w+) ", done.stdout, re.M)[1]
+    names = [f"{USER}@{batch}@{started_at}" for batch in ("rod1", "rod2")]
+    assert {path.name for path in Path().glob("*@*")} == {
+        names[1], f"{names[0]}.log", *(f"{name}.{kind}" for name in names for kind in ("job", "desktop"))}
+    assert Path(f"{names[1]}.job").read_text().strip() == second
     printed = [
         f"Successfully created rescale.tar.gz in {clean_surroundings}", "- rescale.tar.gz uploaded",
-        f"Job_ID: {first['id']}", f"Job {first['id']} : submitted", f"Job {first['id']} : Executing",
-        f"Job {first['id']} : Completed", "inputfiles_list = [{'id': '" + first["files"][0] + "', 'decompress': True}]",
-        f"Job_ID: {second['id']}", f"Job {second['id']} : Completed", "Total 1 files will be downloaded",
-        f"1 user/user_xMTMk/output/job_{second['id']}/run1/rescale.tar.gz downloaded",
+        f"Job_ID: {first}", f"Job {first} : submitted", f"Job {first} : Executing", f"Job {first} : Completed",
+        f"Job_ID: {second}", f"Job {second} : submitted", f"Job {second} : Completed",
+        "Total 1 files will be downloaded", f"1 user/user_xMTMk/output/job_{second}/run1/rescale.tar.gz downloaded",
     ]
-    lines = result.stdout.splitlines()
-    assert [line for line in lines if line in printed] == printed
-    assert str(state["token"]) not in result.stdout + result.stderr
-
-
-def test_step_2_without_the_data_of_step_1_ends_the_chain(edit, rehearse):
-    edit(
-        ('--step 1\\n"),', '--step 1; rm rod.restart\\n"),'),
-        ('--step 2\\n"),', '--step 2\\n"),\n    ("rod3", "true\\n"),'),
-    )
-    result, state = rehearse()
-    assert result.returncode == 1
-    _, second = state["jobs"]  # and no third one
-    assert second["name"].startswith(of_user("rod2"))
-    assert set(state["starts"].values()) == {1}
-    assert "A run failed" in result.stderr
-    assert "rod.restart, which is not here: run step 1 first" in result.stderr
-    assert f"/jobs/{second['id']}/runs/1/results/" in result.stderr
-    assert "will be downloaded" not in result.stdout
-
-
-def test_a_first_job_that_fails_is_the_last_one_until_a_new_chain_is_started(edit, real, sim):
-    edit(
-        ('"python3 rod.py rod.inp --step 1\\n"', '"echo no licence; exit 3\\n"'),
-        ('"%Y%m%d-%H%M%S"', '"%Y%m%d-%H%M%S-" + str(time.time())'),  # the test does not take a second
-    )
-    for number in (1, 2):
-        status, _, errors = finished(real())
-        assert status == 1
-        assert len(sim.jobs) == number
-        assert list(sim.jobs)[-1] in errors
-        assert "no licence" in errors
-        assert "exit code 3" in errors
-    assert list(sim.starts.values()) == [1, 1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "edits"),
-    [
-        (["--restart"], []),
-        (["job1"], []),
-        (["--resume"], []),
-        ([], [('("rod2", ', '("rod1", ')]),
-        ([], [("batches = [", "batches = []\nothers = [")]),
-        ([], [('("rod2", ', '("rod/2", ')]),
-        ([], [('("rod2", ', '("", ')]),
-        ([], [('"python3 rod.py rod.inp --step 2\\n"', '"\\n"')]),
-    ],
-    ids=["unknown option", "an argument", "nothing to resume", "twice the same name", "no batches", "not a file name",
-         "no name", "no command"],
-)
-def test_wrong_usage_is_told_with_2_before_anything_is_sent(arguments, edits, edit, real, sim):
-    edit(*edits)
-    status, out, errors = finished(real(*arguments))
-    assert status == 2
-    assert "usage: main.py" in errors
-    assert "main.py: error: " in errors
-    assert sim.requests == []
-    assert here() == []
-
-
-def test_help_is_the_text_at_its_top(real):
-    status, out, _ = finished(real("--help"))
-    assert status == 0
-    assert "Run a chain of dependent Rescale jobs" in out
-    assert "--resume" in out
-
-
-@pytest.mark.parametrize(
-    ("variables", "edits", "words"),
-    [
-        ({"RESCALE_API_KEY": ""}, [], ["my_token", "RESCALE_API_KEY"]),
-        ({"RESCALE_API_KEY": "wrong-wrong-wrong"}, [], ["401", "Invalid token"]),
-        ({"RESCALE_API_URL": "http://kr.rescale.com"}, [], ["http://kr.rescale.com", "https://"]),
-        ({}, [('code_name = "user_included"', 'code_name = "abacus"')], ["abacus", "abaqus"]),
-        ({}, [('/ "tests" / "example"', '/ "tests" / "no such folder"')], ["no such folder"]),
-        ({}, [('walltime = 1 ', 'walltime = "an hour" ')], ["walltime", "an hour"]),
-        ({}, [("license_info = {}", 'license_info = "27000@host"')], ["license_info", "27000@host"]),
-    ],
-    ids=["no token", "wrong token", "http", "unknown tile", "unknown folder", "walltime", "license_info"],
-)
-def test_a_mistake_is_told_in_one_message_with_1_before_anything_is_uploaded(variables, edits, words, edit, real, sim):
-    edit(*edits)
-    status, _, errors = finished(real(**variables))
-    assert status == 1
-    assert all(word in errors for word in words)
-    assert not sim.files
-    assert not sim.jobs
-    assert "wrong-wrong" not in errors
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
-def test_ctrl_c_leaves_the_job_running_and_resume_goes_on_with_it(edit, real, sim, clean_surroundings):
-    edit(('"python3 rod.py rod.inp --step 1\\n"', '"python3 rod.py rod.inp --step 1; sleep 1\\n"'))
-    process = real()
-    interrupted = []
-
-    def interrupt(record, moment):
-        if "/tail/" in record.path and moment == "before" and not interrupted:
-            interrupted.append(record)
-            process.send_signal(signal.SIGINT)
-
-    sim.on_request = interrupt
-    status, _, errors = finished(process)
-    assert status == 130
-    (job_id,) = sim.jobs
-    assert not sim.jobs[job_id].ended
-    assert job_id in errors
-    assert "--resume" in errors
-    assert "stop" in errors
-
-    status, out, errors = finished(real("--resume"))
-    assert status == 0, errors
-    assert list(sim.starts.values()) == [1, 1]
-    assert "Successfully created" not in out  # nothing is packed or uploaded again
-    Path("rescale.tar.gz").rename(clean_surroundings.parent / "uploaded.tar.gz")
+    assert [line for line in done.stdout.splitlines() if line in printed] == printed
+    assert [cells[1] for cells in rows(done.stdout).values()] == ["succeeded", "succeeded"]
     assert final_profile() < TOLERANCE
 
-    assert finished(real("--resume"))[0] == 2  # it is finished now
+
+def test_every_hint_of_a_failed_rehearsal_is_a_rehearsal_and_works_when_pasted(rehearse):
+    done = rehearse("--fail", "rod2")
+    assert done.returncode == 1
+    assert "will be downloaded" not in done.stdout
+    hints = re.findall(r": +(\S*python\S* .*)", done.stderr)
+    assert len(hints) >= 2  # to fetch what is there, to repeat
+    assert all("rescale_simulator.py" in hint for hint in hints), hints
+    for hint in hints:
+        again = paste(hint)
+        assert again.returncode == 0, again.stderr
+    assert final_profile() < TOLERANCE
+
+
+def test_step_2_without_the_data_of_step_1_ends_the_chain_with_the_reason(edit, sim):
+    edit(batches=[("rod1", "python3 rod.py rod.inp --step 1; rm rod.restart"),
+                  ("rod2", "python3 rod.py rod.inp --step 2"), ("rod3", "true")],
+         input_path=str(TESTS / "example"))
+    status, _, err = run()
+    assert status == 1
+    assert of(sim) == ["rod1", "rod2"]
+    assert "rod.restart, which is not here: run step 1 first" in err
+    assert f"/jobs/{list(sim.jobs)[1]}/runs/1/results/" in err
+
+
+# What is started, and what not
+
+
+@pytest.mark.parametrize("state", ["waiting", "running", "succeeded"])
+def test_beside_an_unfinished_chain_nothing_is_started_until_new_says_so(edit, sim, state):
+    edit(batches=[THREE[0], ("two", "sleep 30"), THREE[2]] if state == "running" else THREE)
+    if state == "waiting":
+        sim.timeline = ("Pending",) + ("Queued",) * 3
+        sim.speed = 1e3
+    if state == "succeeded":
+        sim.fail = "two"
+        assert run()[0] == 1
+    else:
+        process = start()
+        word = {"waiting": "Queued", "running": "Executing"}[state]
+        wait_until(lambda: len(sim.jobs) == (2 if state == "running" else 1) and word in [
+            entry["status"] for entry in list(sim.jobs.values())[-1].statuses], 20)
+        process.kill()
+    started, before = of(sim), posts(sim)
+
+    status, out, err = run()
+
+    assert (status, of(sim), posts(sim)) == (2, started, before)
+    [name] = [path.stem for path in Path().glob("*@one@*.job")]
+    started_at = name.split("@")[2]
+    assert started_at in err
+    assert f"python main.py --resume {started_at}" in err
+    assert "python main.py --new" in err
+    assert rows(out)["three"] == ["-", "not started"]
+    assert len(list(Path().glob("*@one@*"))) == 3  # .job, .desktop, .log: no trace of another chain
+    sim.fail = None
+    wait_a_second()
+    edit()
+    assert run("--new")[0] == 0 or state == "waiting"
+    assert len(list(Path().glob("*@one@*.job"))) == 2
+
+
+def test_beside_a_chain_whose_only_job_failed_another_one_is_started(edit, sim):
+    sim.fail = "one"
+    assert run()[0] == 1
+    sim.fail = None
+    wait_a_second()
+    assert run()[0] == 0
+    assert of(sim) == ["one", "one", "two", "three"]
+    assert steps() == "zero\none\ntwo\nthree\n"
+
+
+def test_resume_after_a_finished_chain_confirms_it_and_never_goes_to_an_older_one(edit, sim):
+    sim.fail = "two"
+    assert run()[0] == 1
+    sim.fail = None
+    wait_a_second()
+    assert run("--new")[0] == 0
+    before = posts(sim)
+
+    status, out, err = run("--resume")
+
+    assert (status, err, posts(sim)) == (0, "", before)
+    assert out.count(" : submitted earlier") == 3
+    assert "rescale.tar.gz was here already" in out
+    older = min(path.stem for path in Path().glob("*@one@*.job")).split("@")[2]
+    assert older not in out
+    assert run("--resume", "20200101-000000")[0] == 2
+    status, out, _ = run("--resume", older)  # if it is asked for by its name
+    assert status == 1  # as its second job has failed
+    assert posts(sim) == before
+
+
+def test_resume_where_there_is_nothing_is_told_with_2(edit, sim):
+    for option in ("--resume", "--repeat", "--status"):
+        status, _, err = run(option)
+        assert status == 2
+        assert "one, two, three" in err
+    assert not sim.requests
+
+
+@pytest.mark.parametrize("failed", ["one", "two", "three"])
+def test_repeat_replaces_the_failed_link_and_goes_on_from_the_one_before(edit, sim, failed):
+    sim.fail = failed
+    status, _, err = run()
+    assert status == 1
+    [job_file] = Path().glob(f"*@{failed}@*.job")
+    old = job_file.read_text().strip()
+    sim.fail = None
+    Path("inputs/steps.txt").write_text("mended\n")
+    names = {}
+    sim.on_request = lambda record, when: names.update({(len(sim.jobs), when): job_file.read_text().strip()}) \
+        if record.path.endswith("/jobs/") else None
+
+    hint = re.search(r"python main.py --repeat [\d-]+", err)[0].split()[2:]
+    status, out, err = run(*hint)
+
+    assert (status, err) == (0, "")
+    before = ["one", "two", "three"].index(failed)
+    assert of(sim) == ["one", "two", "three"][:before] + [failed] + ["one", "two", "three"][before:]
+    assert set(sim.starts.values()) == {1}
+    assert names[before + 1, "before"] == old  # the request that makes the new job
+    assert job_file.read_text().strip() == list(sim.jobs)[before + 1]
+    assert steps() == ("mended" if failed == "one" else "zero") + "\none\ntwo\nthree\n"
+    assert [cells[1] for cells in rows(out).values()] == ["succeeded"] * 3
+    assert run("--repeat")[0] == 0  # and once more costs nothing
+    assert len(sim.starts) == 4
+
+
+def test_the_table_after_repeat_does_not_take_the_failed_jobs_files_for_the_result(edit, sim):
+    sim.fail = "three"
+    _, _, err = run()
+    assert paste(re.search(r"fetch it with: (.*)", err)[1]).returncode == 0  # into the folder of the link
+    assert list(Path().glob("*@three@*/rescale_failed.tar.gz"))
+    out = run("--status")[1]
+    assert rows(out)["three"][1] == "FAILED (exit code 1)"
+    assert rows(out)["three"][-1].endswith(os.sep)
+    sim.fail = None
+    sim.on_request = lambda record, when: sim.faults or "contents" not in record.path or (_ for _ in ()).throw(
+        ConnectionAbortedError)
+    process = start("--repeat")
+    wait_until(lambda: len(sim.jobs) == 4 and list(sim.jobs.values())[-1].ended, 20)
+    process.kill()
+    sim.on_request = None
+    out = run("--status")[1]
+    assert rows(out)["three"][1] == "succeeded"
+    assert rows(out)["three"][-1] == "on the platform"
+
+
+def test_status_from_another_process_tells_of_all_links_and_starts_nothing(edit, sim):
+    edit(batches=[THREE[0], ("two", "sleep 30"), THREE[2]])
+    process = start()
+    wait_until(lambda: len(sim.jobs) == 2 and "Executing" in [
+        entry["status"] for entry in list(sim.jobs.values())[1].statuses], 20)
+    before, files = posts(sim), here()
+    status, out, err = run("--status")
+    process.kill()
+    assert (status, err) == (0, "")
+    assert {name: cells[1] for name, cells in rows(out).items()} == {
+        "one": "succeeded", "two": "running", "three": "not started"}
+    assert posts(sim) == before
+    assert here() == files
+
+
+@pytest.mark.parametrize("prices", [True, False], ids=["with prices", "without"])
+def test_check_tells_what_it_costs_at_most_and_starts_and_writes_nothing(edit, sim, prices):
+    edit(walltime=5, core_per_slot=4)
+    sim.prices = prices
+    files = here()
+    status, out, _ = run("--check")
+    assert status == 0
+    assert "20 core-hours" in out
+    assert "this chain of 3: 60 core-hours" in out
+    assert ("= 1.20" in out, "= 3.60" in out) == (prices, prices)
+    assert "1 files to pack" in out
+    assert posts(sim) == 0
+    assert here() == files
+
+
+def test_help_tells_of_every_option_and_what_the_exit_statuses_mean(edit, sim):
+    status, out, _ = run("--help")
+    assert status == 0
+    options = ("--new", "--resume", "--repeat", "--status", "--check")
+    assert [word for word in (*options, "STARTED_AT", "130") if word not in out] == []
+    assert [option for option in options if option not in (ROOT / "main.py").read_text() and option != "--new"] == []
+    assert not sim.requests
+
+
+@pytest.mark.parametrize("name", [
+    "one@20260101-000000 (copy)", "one@20260101-000000_old", "one@20260101-000000.sync-conflict-20260102-101010-ABC",
+    "one@fine@20260101-000000", "One@20260101-000000", "one@20260101", "four@20260101-000000",
+])
+@pytest.mark.parametrize("command", [[], ["--resume"]], ids=["new", "resume"])
+def test_files_that_only_look_like_those_of_this_chain_are_left_alone(edit, sim, name, command):
+    edit(batches=THREE[:1])
+    assert run()[0] == 0
+    [job_file] = Path().glob("*@one@*.job")
+    Path(f"{USER}@{name}.job").write_bytes(job_file.read_bytes())
+    edit(batches=THREE)
+    job_file.unlink()
+    before = len(sim.starts)
+    status = run(*command)[0]
+    assert status == (2 if command else 0)
+    assert len(sim.starts) == before + (0 if command else 3)
+
+
+@pytest.mark.parametrize("far", [1, 2], ids=["at its first link", "at its second"])
+def test_two_drivers_in_one_folder_whose_first_batches_share_a_name_do_not_meet(edit, sim, far):
+    edit(batches=[THREE[0], ("other", "true"), ("last", "true")])
+    shutil.copy("main.py", "other.py")
+    edit()
+    sim.fail = "one" if far == 1 else "other"
+    if far == 1:  # killed while its first link runs
+        sim.fail = None
+        process = start(script="other.py")
+        wait_until(lambda: sim.starts and list(sim.jobs.values())[0].ended, 20)
+        process.kill()
+        wait_until(lambda: not process.runs())
+    else:
+        assert run(script="other.py")[0] == 1
+    sim.fail = None
+    others = {path.name for path in Path().glob("*.job")}
+    started = len(sim.starts)
+    assert run("--resume")[0] == 2
+    wait_a_second()
+    assert run()[0] == 0
+    assert of(sim)[started:] == ["one", "two", "three"]
+    status, out, err = run("--repeat" if far == 2 else "--resume", script="other.py")
+    assert (status, err) == (0, "")
+    assert others <= {path.name for path in Path().glob("*.job")}
+
+
+def test_chains_of_a_rehearsal_in_the_same_folder_are_passed_over(edit, sim, tmp_path):
+    with Simulator(tmp_path / "rehearsal", speed=0) as rehearsal:
+        rehearsal.fail = "two"
+        run(RESCALE_API_URL=rehearsal.url, RESCALE_API_KEY=rehearsal.token)
+    [name] = [path.stem for path in Path().glob("*@one@*.job")]
+    status, out, _ = run("--resume")
+    assert status == 2
+    assert re.search(rf"{name.split('@')[2]} is unknown to {sim.url}", out)
+    wait_a_second()
+    assert run()[0] == 0
+
+
+OLD = '''
+import argparse, getpass, sys, time
+from pathlib import Path
+import rescale_rest_api as rescale
+settings, jobs, job_id, user = ("user_included", "0", {}, "emerald", 1, 1, 1, None), {}, None, getpass.getuser()
+access = rescale.platform_my_token()
+started_at = "20261001-120000"
+for batch_name, command in [("one", "echo one >> steps.txt"), ("two", "echo two >> steps.txt"), ("three", "false")]:
+    job_name = f"{user}@{batch_name}@{started_at}"
+    job_file = Path(f"{job_name}.job")
+    if job_file.exists():
+        job_id = job_file.read_text(encoding="utf-8", errors="replace").strip()
+    elif job_id is None:
+        rescale.check_settings(*access, *settings, license_features={}, input_path="inputs")
+        inputfiles_list = rescale.upload_local_files(*access, rescale.create_tar_gz("inputs"))
+    else:
+        inputfiles_list = rescale.file_previous_job(*access, job_id)
+    if not job_file.exists():
+        job_id = rescale.job_setup(*access, job_name, command, *settings, inputfiles_list, license_features={})
+    jobs[job_name] = job_id
+    try:
+        rescale.job_submit(*access, job_name, job_id)
+        rescale.job_monitor(*access, job_id)
+    except (rescale.RescaleError, KeyboardInterrupt) as error:
+        print(f"\\n{error}", file=sys.stderr, flush=True)
+rescale.job_download(*access, job_name, job_id)
+rescale.chain_overview(*access, jobs)
+'''
+
+
+def test_a_main_py_of_the_earlier_form_still_runs_and_its_chain_is_known_to_the_new_one(edit, sim):
+    Path("old.py").write_text(OLD)
+    status, out, err = run(script="old.py")
+    assert status == 0
+    assert f"Job {list(sim.jobs)[2]} failed" in err
+    assert [cells[1] for cells in rows(out).values()] == ["succeeded", "succeeded", "FAILED (exit code 1)"]
+    assert run(script="old.py")[0] == 0  # the resumed one
+    assert of(sim) == ["one", "two", "three"]
+    assert run("--repeat")[0] == 0
+    assert steps() == "zero\none\ntwo\nthree\n"
+
+
+# What is told, and to whom
+
+
+def test_the_log_of_a_run_has_every_line_with_its_time_and_what_went_wrong(edit, sim):
+    edit(batches=[("정적", "echo fine"), ("two", "echo no licence >&2; exit 3")])
+    status, out, err = run(constants={"PROGRESS_DELAY": 0})
+    assert status == 1
+    [log] = Path().glob("*@정적@*.log")
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( |$)", line) for line in lines)
+    assert {line[:10] for line in lines} <= {time.strftime("%Y-%m-%d"), time.strftime(
+        "%Y-%m-%d", time.localtime(time.time() - 60))}
+    said = [line[21:] for line in lines]
+    assert f"rescale_rest_api {rescale.__version__}" in said[0]
+    assert "main.py" in said[0]
+    both = [line for line in (out + err).splitlines() if line]
+    assert sorted(filter(None, said)) == sorted(line for line in both if " % of " not in line)
+    assert any("exit code 3" in line for line in said)
+    assert any(" 2 of 2: two, " in line for line in said)
+    assert sim.token not in log.read_text(encoding="utf-8")
+
+
+AT_END = 'env > ended; [ -z "$RESCALE_API_KEY" ] || touch has-key; echo "$CHAIN_SUMMARY" > summary; '
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["success", "failure"])
+@pytest.mark.parametrize("then", ["true", "exit 4", "sleep 60"], ids=["fine", "fails", "hangs"])
+def test_at_end_runs_after_success_and_failure_and_changes_nothing(edit, sim, fails, then):
+    edit(batches=[("one", "exit 3" if fails else "true")], at_end=AT_END + then)
+    status, out, err = run(constants={"AT_END_TIMEOUT": 0.5})
+    assert status == fails
+    variables = dict(line.split("=", 1) for line in Path("ended").read_text().splitlines() if "=" in line)
+    [name] = [path.stem for path in Path().glob("*.job")]
+    assert variables["CHAIN_STATUS"] == ("failed" if fails else "succeeded")
+    assert variables["CHAIN_NAME"] == name
+    summary = Path("summary").read_text()
+    assert rows(summary)["one"][1] == ("FAILED (exit code 3)" if fails else "succeeded")
+    assert not Path("has-key").exists()
+    assert sim.token not in Path("ended").read_text()
+    assert ("at_end failed" in out) == (then != "true")
+    assert ("--repeat" in err) == fails
+
+
+def test_at_end_does_not_run_after_ctrl_c(edit, sim):
+    edit(batches=[("one", "sleep 30")], at_end=AT_END)
+    process = start()
+    wait_until(lambda: any("/tail/" in record.path for record in sim.requests), 20)
+    process.kill(signal.SIGINT)
+    assert process.end()[0] == 130
+    assert not Path("ended").exists()
+
+
+def test_the_last_lines_on_the_screen_are_what_one_wants_to_know_in_the_morning(edit, sim):
+    """On a pseudo-terminal, where output and errors come in one stream."""
+    edit(batches=[THREE[0], ("두번째", "echo no licence; exit 3"), THREE[2]])
+    terminal, theirs = pty.openpty()
+    client = subprocess.Popen([sys.executable, "main.py"], stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            block = os.read(terminal, 4096)
+        except OSError:  # how Linux says that the other side is closed
+            break
+        if not block:
+            break
+        seen += block
+    os.close(terminal)
+    assert client.wait(30) == 1
+    screen = seen.decode().replace("\r\n", "\n").rstrip().splitlines()
+    assert rows("\n".join(screen))["두번째"][1] == "FAILED (exit code 3)"
+    assert re.search(r"python main.py --repeat \d{8}-\d{6}$", screen[-1])
+    table = [line for line in screen if line.startswith(f"{USER}@")][-3:]
+    outcomes = ["succeeded", "FAILED", "not started"]
+    assert len({rescale._width(line[:line.index(word)]) for line, word in zip(table, outcomes)}) == 1
+    assert len(screen) - max(map(screen.index, table)) < 5
+
+
+@pytest.mark.parametrize("moment", ["coretypes", "statuses"])
+def test_ctrl_c_during_the_table_is_no_traceback(edit, sim, moment):
+    assert run()[0] == 0
+    process = start("--status")
+    sent = []
+
+    def interrupt(record, when):
+        if moment in record.path and len(sim.requests) > sent_before + (moment == "statuses") * 3 and not sent:
+            sent.append(record)
+            process.kill(signal.SIGINT)
+            time.sleep(0.2)
+
+    sent_before = len(sim.requests)
+    sim.on_request = interrupt
+    status, _, err = process.end()
+    assert status == 130
+    assert sent
+    assert "billed" not in err or "Unless" in err
+
+
+# Mistakes at the keyboard
+
+
+@pytest.mark.parametrize(("arguments", "batches"), [
+    (["--restart"], THREE), (["one"], THREE), (["--new", "--resume"], THREE), ([], [THREE[0], THREE[0]]), ([], []),
+    ([], [("a/b", "true")]), ([], [("", "true")]), ([], [("one", "\n")]), ([], [("one" "true")]), ([], ["one", "true"]),
+], ids=["unknown option", "an argument", "two options", "twice", "none", "no file name", "no name", "no command",
+        "comma inside", "no tuples"])
+def test_wrong_usage_is_told_with_2_before_anything_is_sent_or_written(arguments, batches, edit, sim):
+    edit(batches=batches)
+    files = here()
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert "main.py" in err or "batch" in err
+    assert not sim.requests
+    assert here() == files
+
+
+@pytest.mark.parametrize(("variables", "sections", "words"), [
+    ({"RESCALE_API_KEY": ""}, {}, ["my_token", "RESCALE_API_KEY"]),
+    ({"RESCALE_API_KEY": "wrong-wrong-wrong"}, {}, ["401", "Invalid token"]),
+    ({"RESCALE_API_URL": "http://kr.rescale.com"}, {}, ["http://kr.rescale.com", "https://"]),
+    ({}, {"code_name": "abacus"}, ["abacus", "abaqus"]),
+    ({}, {"input_path": "no such folder"}, ["no such folder"]),
+    ({}, {"walltime": "an hour"}, ["walltime", "an hour"]),
+    ({}, {"license_info": "27000@host"}, ["license_info", "27000@host"]),
+    ({}, {"batches": [("one", "abaqus job=one\n")]}, ["abaqus job=one", "interactive"]),
+], ids=["no token", "wrong token", "http", "unknown tile", "unknown folder", "walltime", "license_info", "abaqus"])
+def test_a_mistake_is_told_in_one_message_with_1_before_anything_is_uploaded(variables, sections, words, edit, sim):
+    edit(**sections)
+    status, _, err = run(**variables)
+    assert status == 1
+    assert all(word in err for word in words)
+    assert "No job was started" in err
+    assert not sim.files
+    assert not sim.jobs
+    assert "wrong-wrong" not in err
+
+
+def test_a_comma_missing_between_two_lines_of_batches_is_told_with_its_place(edit, sim):
+    text = Path("main.py").read_text()
+    Path("main.py").write_text(put_in(text, batches=[0]).replace(
+        "batches = [0]", 'batches = [\n    ("one", "true")\n    ("two", "true"),\n]'))
+    done = subprocess.run([sys.executable, "main.py"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "comma" in done.stderr
+    line = int(re.search(r"main.py, line (\d+)", done.stderr)[1])
+    assert '("one", "true")' in Path("main.py").read_text().splitlines()[line - 1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["requests", "the library"])
+def test_what_is_not_installed_or_not_beside_it_is_told_at_the_start(edit, sim, missing):
+    if missing == "the library":
+        Path("rescale_rest_api.py").unlink()
+    done = subprocess.run(
+        [sys.executable, *(["-S"] if missing == "requests" else []), "main.py"], capture_output=True, text=True,
+        timeout=60, check=False, env={name: text for name, text in os.environ.items() if name != "PYTHONPATH"},
+    )
+    assert done.returncode == 1
+    assert "main.py cannot start: " in done.stderr
+    assert ("pip install requests" if missing == "requests" else "rescale_rest_api") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not sim.requests
