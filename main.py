@@ -9,6 +9,7 @@
 Edit the two sections below, then leave it running in `screen`. Exit status: 0 done, 1 failed, 2 usage, 130 Ctrl-C.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -35,7 +36,8 @@ version_code = "0"  # Abaqus: "2022-2241"
 license_info = {}  # Abaqus: {"LM_LICENSE_FILE": "27000@license-server"}
 coretype_code = "emerald"  # Abaqus: "starlite_max"
 core_per_slot = 1
-license_features = {}  # licences that the job waits for; Abaqus: {"abaqus": math.ceil(5 * core_per_slot ** 0.422)}
+abaqus_tokens = math.ceil(5 * core_per_slot ** 0.422)  # what Abaqus takes for so many cores
+license_features = {}  # licences that the job waits for; Abaqus: {"abaqus": abaqus_tokens}
 slot = 1  # always 1, unless it is a DOE
 walltime = 1  # hours; the job is stopped after that
 projectid = None  # the last part of the project's address in the administrator's page, like "xDdRk"

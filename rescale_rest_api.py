@@ -144,6 +144,10 @@ FAILURES = (
      "It ran out of time: raise walltime, or continue from a restart file in another link."),
     (r"no space left on device|disk quota exceeded|disk full",
      "The disk was full: take a core type with more storage, more nodes, or write fewer results."),
+    (r"results could not be packed",
+     "Something still wrote when the command had ended: add a line `wait` at its end; or the disk was full."),
+    (r"could not allocate compute resources",
+     "No machine of this core type was free: try again later with --repeat, or take another core type."),
     (r"out of memory|oom-?kill|cannot allocate memory|std::bad_alloc|memoryerror|insufficient memory",
      "The memory was not enough: take more cores or a core type with more memory per core."),
     (r"command not found|: not found$|is not recognized as an internal",
@@ -1964,7 +1968,7 @@ def _catalogue(access: Access, path: str, key: str, patience: float | None = Non
     except RescaleError as error:
         if error.status not in (403, 404):
             raise
-        _say(f"- not checked, the account may not see it: {path}")
+        _say(f"- not checked, the account may not see it: {path}; what is wrong the platform will refuse")
         return None
 
 
@@ -2323,7 +2327,10 @@ def _chosen(access: Access, names: list[str], options: argparse.Namespace) -> _C
             )
             return None
     if named is not None:
-        _complain(f"There is no chain {named or 'of ' + ', '.join(names)} in {Path.cwd()}")
+        _complain(
+            f"There is no chain {named or 'of ' + ', '.join(names)} in {Path.cwd()}: its .job files must be here, and "
+            "the names in batches as they were"
+        )
         return None
     return _Chain(names, _now().strftime("%Y%m%d-%H%M%S"))
 
