@@ -872,9 +872,9 @@ def _user_command(command: str) -> str:
 def _check_command(command: str) -> None:
     """Refuse what the platform's own check, which the packing would fail, refuses: Abaqus in the background."""
     for line in re.split(r"[;&|\n]+", re.sub(r"\\\n", " ", command)):
-        call = re.search(r"(?:^|[\s/(])abq?(?:aqus)?[\w.]*\s+(.*)", line.partition("#")[0].strip())
+        call = re.search(r"(?:^|[\s/(])(?:abaqus|abq)(?:[\d_.-][\w.-]*)?\s+(.*)", line.partition("#")[0].strip())
         words = re.sub(r"\s*=\s*", "=", re.sub(r"[()\"'`]", " ", call[1])).split() if call else []
-        runs = any(word.casefold().startswith("job=") for word in words) and words[0] not in ABAQUS_AT_ONCE
+        runs = any(re.match(r"-?jo?b?(=|$)", word, re.I) for word in words) and words[0] not in ABAQUS_AT_ONCE
         if runs and not any(len(word) > 2 and "interactive".startswith(word.casefold()) for word in words):
             raise RescaleError(
                 f"command: {line.strip()!r} returns while Abaqus still runs, and the job would end with it; add the "
@@ -1288,7 +1288,7 @@ def _outcome(
         wanted = ()
     wait = min(wait, FAILED_PATIENCE) if failure else wait
     files = _outputs(access, job_id, given, wanted, patience=patience, wait=wait)
-    lines = _finished_log(access, files, patience)
+    lines = _finished_log(access, files, patience, needed=not (failure or made_here))
     code = _exit_code(lines)
     archive = _result(files)
     if made_here and not (failure or archive or code):
@@ -1334,8 +1334,11 @@ def _exit_code(lines: list[str]) -> int | None:
     return int(match[1]) if match else None
 
 
-def _finished_log(access: Access, files: list[_File], patience: float | None) -> list[str]:
-    """The last lines of a finished job's log, from its output files; none where it left none."""
+def _finished_log(access: Access, files: list[_File], patience: float | None, *, needed: bool) -> list[str]:
+    """The last lines of a finished job's log, from its output files; none where it left none.
+
+    Where it lies may be out of reach for ever, so that it is waited for no longer than for anything else.
+    """
     log = next((file for file in files if file.relative in (LOG, f"shared/{LOG}") and file.uploaded), None)
     if not log or not log.size:
         return []
@@ -1351,10 +1354,10 @@ def _finished_log(access: Access, files: list[_File], patience: float | None) ->
     try:
         content: bytes = _request(
             access, "GET", f"files/{log.id}/contents/", fresh=lambda: {"headers": headers}, read=end, elsewhere=True,
-            patience=patience,
+            patience=None if patience is None else min(patience, PATIENCE),
         )
     except RescaleError as error:
-        if error.status is None:  # no answer is not the answer that there is no log
+        if error.status is None and needed:  # no answer is not the answer that there is no log
             raise
         return []
     lines = content.decode("utf-8", "replace").splitlines()
@@ -1582,7 +1585,9 @@ def _targets(folder: Path, files: list[_File]) -> list[Path]:
     taken = set()
     for file in files:
         relative = "/".join(map(_safe_name, file.relative.split("/")))
-        if relative != file.relative or relative.casefold() in taken:
+        if relative != file.relative:
+            relative += f".{file.id}"
+        while relative.casefold() in taken:
             relative += f".{file.id}"
         if not file.relative.endswith(relative):
             _say(f"- {_short(file.relative)} cannot have that name here; it is saved as {relative}")
@@ -1604,7 +1609,7 @@ def _safe_name(name: str) -> str:
 
 def _check_space(folder: Path, files: list[_File], targets: list[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    needed = sum(file.size for file, target in zip(files, targets) if not target.exists())
+    needed = sum(file.size for file, target in zip(files, targets) if not os.path.lexists(target))
     needed -= sum(part.stat().st_size for part in folder.rglob(".*.part"))
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -1626,7 +1631,7 @@ def _fetch(transfer: _Transfer, pair: tuple[_File, Path]) -> str:
     """Download one file unless it is there already; tell how it went."""
     file, target = pair
     part = target.with_name(f".{file.id}.part")
-    if target.is_file() and file.algorithm and _is_right(target, file):
+    if os.path.isfile(target) and file.algorithm and _is_right(target, file):  # noqa: PTH113  # False if too long a name
         transfer.progress.add(file.size)
         return HERE
     try:
@@ -2732,7 +2737,8 @@ def _platform(rescale_platform: str | None) -> str:
         )
     url = re.sub(r"(/api(/v\d+)?)?/*$", "", text if "://" in text else f"https://{text}")
     origin = _origin(url)
-    host = r"(?:[\w-]+\.)+[\w-]+|localhost|\[[0-9a-fA-F:]+\]"  # a word without a dot is a key in the wrong place
+    # A word without a dot, or of more than 63 letters, is a key in the wrong place.
+    host = r"(?:[\w-]{1,63}\.)+[\w-]{1,63}|localhost|\[[0-9a-fA-F:]+\]"
     if not origin[1] or not re.fullmatch(rf"https?://({host})(:\d+)?", url, re.ASCII):
         raise RescaleError(
             f"rescale_platform = {_shown(text)} is not the address of a platform like https://kr.rescale.com"

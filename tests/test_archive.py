@@ -198,6 +198,7 @@ def test_the_scripts_which_may_hold_the_token_are_never_packed(tmp_path):
 def test_the_bookkeeping_of_chains_and_jobs_stays_here_and_files_of_such_names_go_in():
     chain = [f"me@rod@20261125-101112.{kind}" for kind in ("job", "log", "desktop", "url")]
     jobs = ["one.job", "one.desktop", "two.job", "two.url", ".rescale.tar.gz.uploaded", ".rescale.tar.gz.part"]
+    jobs += [".one.AbCdEf.GhIjKl.job", ".me@rod@20261125-101112.AbCdEf.GhIjKl.job"]  # replaced by other jobs
     own = ["static.job", "static.log", "x.url", "y.desktop", "me@rod.log", "mesh.part", "list.uploaded", "one.log"]
     for name in chain + jobs + own:
         Path(name).write_text(name)

@@ -44,11 +44,13 @@ def test_a_finished_job_is_monitored_and_its_result_downloaded_into_a_folder_of_
     assert Path("come@back/rescale.tar.gz").stat().st_size > 0
 
 
-def test_settings_prints_what_main_py_needs(sim, access):
+def test_what_settings_prints_can_be_pasted_into_main_py_as_a_whole(sim, access):
     result = run(sim, "settings", start(access))
     assert result.returncode == 0, result.stderr
-    assert "coretype_code = 'emerald'" in result.stdout
-    assert "command = 'echo result > out; echo a line'" in result.stdout
+    pasted = {}
+    exec(result.stdout, pasted)  # all of it
+    assert pasted["coretype_code"] == "emerald"
+    assert pasted["command"] == "echo result > out; echo a line"
 
 
 def test_stop_ends_a_running_job_and_monitor_then_exits_with_1(sim, access):
@@ -68,9 +70,18 @@ def test_the_partial_result_of_a_failed_job_is_fetched_with_the_command_that_its
     message = run(sim, "monitor", job_id).stderr
     command = re.search(r"fetch it with: python (.+) (download) (\w+)", message)
     assert command, message
-    assert Path(command[1].strip('"')).samefile(MODULE)
+    assert Path(command[1].strip("'\"")).samefile(MODULE)
     assert run(sim, *command.groups()[1:]).returncode == 0
-    assert {path.name for path in Path("come@back").iterdir()} == {"rescale.tar.gz", "process_output.log"}
+    assert {path.name for path in Path("come@back").iterdir()} == {"rescale_failed.tar.gz", "process_output.log"}
+
+
+@pytest.mark.parametrize("form", ["{url}/jobs/{id}/runs/1/results/", "{url}/api/v2/jobs/{id}/", "come@back.job", " {id}"],
+                         ids=["its page", "its address", "its file", "a blank"])
+def test_a_job_is_also_known_by_its_page_or_its_job_file(sim, access, form):
+    job_id = start(access)
+    done = run(sim, "monitor", form.format(url=sim.url, id=job_id))
+    assert done.returncode == 0, done.stderr
+    assert f"Job {job_id} : Completed" in done.stdout
 
 
 @pytest.mark.parametrize(("arguments", "code", "hint"), [
@@ -99,80 +110,107 @@ def test_a_profile_chooses_the_account(sim, access):
     assert result.returncode == 0, result.stderr
 
 
-def test_the_overview_tells_of_each_link_its_times_and_where_its_result_is(sim, access, capsys):
-    links = {name: start(access, name, "sleep 1; head -c 3000000 /dev/urandom > out") for name in ("one@", "two@")}
-    for job_id in links.values():
-        rescale.job_monitor(*access, job_id)
-    rescale.job_download(*access, "two@", links["two@"])
+# The overview
+
+
+def cells(capsys) -> list[list[str]]:
+    """The rows of the table that was printed, its head first."""
+    return [re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines() if line]
+
+
+@pytest.mark.parametrize("prices", [True, False], ids=["prices", "none"])
+def test_the_overview_has_a_word_for_each_outcome_its_times_its_cost_and_where_the_result_is(
+    sim, access, run_job, ended_job, capsys, prices
+):
+    sim.prices = prices
+    jobs = {
+        "fine@": run_job("true", job_name="fine@"), "bad@": run_job("exit 7", job_name="bad@"),
+        "stopped@": ended_job({}, ("Executing", None), ("Stopping", "User Terminated"), ("Completed", "User Terminated")),
+        "runs@": start(access, "runs@", "sleep 30"),
+    }
+    wait_until(lambda: sim.jobs[jobs["runs@"]].statuses[-1]["status"] == "Executing")
+    sim.speed = 20
+    jobs = {**jobs, "waits@": start(access, "waits@"), "not@": None, "gone@": "abcXYZ"}
+    long = sim.jobs[jobs["fine@"]]
+    long.data["jobanalyses"][0]["hardware"].update(coresPerSlot=4, slots=2)
+    for entry, clock in zip(long.statuses, ("00:00", "00:10", "00:11", "00:12", "00:15", "01:45")):
+        entry["statusDate"] = f"2026-01-01T{clock}:00Z"
+    rescale.job_download(*access, "fine@", jobs["fine@"])
     capsys.readouterr()
-    rescale.chain_overview(*access, {**links, "gone@": "abcXYZ"})
-    empty, head, one, two, gone = capsys.readouterr().out.splitlines()
-    assert empty == ""
-    assert head.split() == ["job", "id", "status", "waited", "executed", "result", "where"]
-    pattern = r"{} +{} +Completed +\d s +[1-9] s +2\.8\d\d MB +{}"
-    assert re.fullmatch(pattern.format("one@", links["one@"], "on the platform"), one), one
-    assert re.fullmatch(pattern.format("two@", links["two@"], re.escape(f"two@{os.sep}")), two), two
-    assert re.fullmatch(r"gone@ +abcXYZ( +\?){5}", gone), gone
+
+    rescale.chain_overview(*access, jobs)
+
+    head, *rows = cells(capsys)
+    assert head == ["job", "id", "outcome", "waited", "executed", "core-hours", *["cost"] * prices, "result"]
+    assert [(row[0], row[1]) for row in rows] == [(name, job_id or "-") for name, job_id in jobs.items()]
+    assert [row[2] for row in rows] == [
+        "succeeded", "FAILED (exit code 7)", "stopped", "running", "waiting", "not started", "unknown here"]
+    assert rows[0][3:] == ["15 min", "1 h 30 min", "12.00", *["0.72"] * prices, f"fine@{os.sep}"]
+    assert rows[1][-1] == "on the platform"
+    assert rows[2][-1] == "none"
 
 
-def test_a_restarted_job_executes_and_waits_in_turns():
-    at = rescale._date
-    history = [
-        rescale._Status(at(f"2026-01-01T{clock}Z"), status, None)
+def test_a_restarted_job_executes_and_waits_in_turns(sim, access, ended_job, capsys):
+    job_id = ended_job({"rescale.tar.gz": b"x"})
+    sim.jobs[job_id].statuses[:] = [
+        {"status": status, "statusReason": None, "statusDate": f"2026-01-01T{clock}Z"}
         for clock, status in [("00:00:00", "Queued"), ("00:10:00", "Executing"), ("01:10:00", "Queued"),
                               ("01:15:00", "Executing"), ("02:15:00", "Completed")]
     ]
-    assert rescale._times(history) == ("15 min", "2 h 00 min")
+    rescale.chain_overview(*access, {"job": job_id})
+    assert cells(capsys)[-1][3:5] == ["15 min", "2 h 00 min"]
 
 
-def test_an_overview_survives_a_lost_request_and_lines_up_korean_names(sim, access, capsys):
-    links = {name: start(access, name) for name in ("정적@1", "long-name@1")}
-    for job_id in links.values():
-        rescale.job_monitor(*access, job_id)
-    capsys.readouterr()
+def test_an_overview_lines_up_korean_names_and_survives_a_lost_request(sim, access, run_job, capsys):
+    links = {name: run_job("true", job_name=name) for name in ("정적@1", "long-name@1")}
     sim.faults.append(Fault("503", times=1))
     rescale.chain_overview(*access, links)
-    rows = capsys.readouterr().out.splitlines()[1:]
-    assert "?" not in "".join(rows)
-    assert len({rescale._width(row[:row.index(mark)]) for row, mark in zip(rows, ["id", *links.values()])}) == 1
+    table = capsys.readouterr().out
+    rows = table.splitlines()[-2:]
+    assert "?" not in table
+    places = [row[:row.index(job_id)] for row, job_id in zip(rows, links.values())]
+    assert places[0].count("적") == 1
+    assert len(places[0]) + 2 == len(places[1])  # each Korean letter takes two columns
 
 
-def test_a_download_of_a_job_that_still_runs_says_so(sim, access, monkeypatch):
-    monkeypatch.setattr(rescale, "FILES_PATIENCE", 3)
+def test_the_overview_shows_what_it_cannot_know_as_a_question_mark(sim, access, run_job, capsys):
+    links = {"one@": run_job("true"), "two@": None}
+    sim.faults.append(Fault("503", times=100))
+    rescale.chain_overview(*access, links)
+    assert [row[2] for row in cells(capsys)[1:]] == ["?", "not started"]
+
+
+def test_a_download_of_a_job_that_still_runs_says_so_at_once(sim, access):
     job_id = start(access, command="sleep 30")
     wait_until(lambda: sim.jobs[job_id].statuses[-1]["status"] == "Executing")
-    with pytest.raises(rescale.RescaleError, match="no output files; its status is Executing"):
+    before = len(sim.requests)
+    with pytest.raises(rescale.RescaleError, match=f"{job_id} has not ended, its status is Executing.* monitor {job_id}"):
         rescale.job_download(*access, "job", job_id)
+    assert len(sim.requests) == before + 1
 
 
 # Progress
 
 
-def progress_of_an_upload(access, clock, monkeypatch, size=32 << 20):
-    """Upload a file at 0.25 MB/s, as the library's clock sees it."""
+def progress_of_an_upload(sim, access, monkeypatch):
+    """Upload a file in some 100 s of the library's time."""
     monkeypatch.setattr(rescale, "PROGRESS_DELAY", 0)
-    Path("field.bin").write_bytes(bytes(size))
-    real = rescale._FixedLength.read
-
-    def slow(self, length=-1):
-        clock.now += 4 * length / 2**20
-        return real(self, length)
-
-    monkeypatch.setattr(rescale._FixedLength, "read", slow)
+    Path("field.bin").write_bytes(bytes(32 << 20))
+    sim.upload_rate = 64 << 20
     rescale.upload_local_files(*access, "field.bin")
 
 
-def test_in_a_log_file_the_progress_is_a_line_per_tenth_at_the_most(access, clock, monkeypatch, capsys):
-    progress_of_an_upload(access, clock, monkeypatch)
+def test_in_a_log_file_the_progress_is_a_line_per_tenth_at_the_most(sim, access, monkeypatch, capsys):
+    progress_of_an_upload(sim, access, monkeypatch)
     lines = [line for line in capsys.readouterr().out.splitlines() if "uploading field.bin" in line]
-    assert len(lines) == 9
+    assert 5 <= len(lines) <= 9
     assert all(re.fullmatch(r"- uploading field.bin: \d+ % of 32.0 MB, [\d.,]+ MB/s(, .* left)?", line)
                for line in lines), lines
     shares = [int(line.split()[3]) for line in lines]
-    assert [share // 10 for share in shares] == list(range(1, 10))
+    assert len({share // 10 for share in shares}) == len(shares)
 
 
-def test_on_a_terminal_the_progress_is_one_line_that_goes_away(access, clock, monkeypatch, capsys):
+def test_on_a_terminal_the_progress_is_one_line_that_goes_away(sim, access, monkeypatch, capsys):
     class Terminal(io.StringIO):
         encoding = "utf-8"
 
@@ -181,7 +219,7 @@ def test_on_a_terminal_the_progress_is_one_line_that_goes_away(access, clock, mo
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    progress_of_an_upload(access, clock, monkeypatch)
+    progress_of_an_upload(sim, access, monkeypatch)
     text = terminal.getvalue()
     lines = text.split("\n")
     assert lines[0].count("\r- uploading field.bin: ") > 5
@@ -228,7 +266,7 @@ def test_on_a_real_terminal_ctrl_c_ends_a_download_at_once_and_the_next_one_goes
     sim.rate, before = None, len(sim.requests)
     assert run(sim, "download", job_id).returncode == 0
     ranges = [record.headers.get("Range", "") for record in sim.requests[before:] if "contents" in record.path]
-    assert any(int(re.match(r"bytes=(\d+)-", text)[1]) % rescale.RANGE for text in ranges if text), ranges
+    assert min(int(re.match(r"bytes=(\d+)-", text)[1]) for text in ranges) == kept
     assert [path.name for path in Path("come@back").iterdir()] == ["rescale.tar.gz"]
 
 
@@ -245,4 +283,5 @@ def test_ctrl_c_ends_a_download_at_once_over_a_line_that_hardly_moves(sim, acces
         client.send_signal(signal.SIGINT)
         _, err = client.communicate(timeout=10)
     assert client.returncode == 130
-    assert err.strip() == "Interrupted; a job that runs goes on."
+    assert "Interrupted" in err
+    assert "Traceback" not in err

@@ -6,7 +6,6 @@ import inspect
 import re
 import runpy
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +60,11 @@ rescale.job_monitor(rescale_platform, my_token, job_id2)
 rescale.job_download(rescale_platform, my_token, job_name2, job_id2)
 '''
 
+# Section 4 as its author published it later: two more arguments, texts that may be empty; commands as lines in a list.
+LATER_SCRIPT = SCRIPT.replace("command1, code_name", "command1, feature_name, feature_count, code_name").replace(
+    "command2, code_name", "command2, feature_name, feature_count, code_name"
+).replace("code_name = 'user_included'", "feature_name = FEATURE\nfeature_count = COUNT\ncode_name = 'user_included'")
+
 # The guide's own lines, with its own ids, path and size.
 PRINTED = """\
 Successfully created rescale.tar.gz in <path>
@@ -104,21 +108,28 @@ def without_values(text, folder):
     return re.sub(r"\d+\.\d{3} MB", "<size> MB", text)
 
 
-@pytest.mark.parametrize("access_by", [TWO_ASSIGNMENTS, THE_FUNCTION, THE_SETTINGS], ids=["assigned", "given", "found"])
+@pytest.mark.parametrize(
+    ("guide", "features"),
+    [
+        (SCRIPT.replace("ACCESS", TWO_ASSIGNMENTS), None),
+        (SCRIPT.replace("ACCESS", THE_FUNCTION), None),
+        (SCRIPT.replace("ACCESS", THE_SETTINGS), None),
+        (LATER_SCRIPT.replace("ACCESS", THE_SETTINGS).replace("FEATURE", "''").replace("COUNT", "''"), None),
+        (LATER_SCRIPT.replace("ACCESS", THE_SETTINGS).replace("FEATURE", "'abaqus'").replace("COUNT", "8"),
+         [{"name": "abaqus", "count": 8}]),
+    ],
+    ids=["assigned", "given", "found", "later", "later with licences"],
+)
 def test_the_guides_script_runs_unchanged_and_prints_the_guides_lines(
-    access_by, sim, clock, clean_surroundings, monkeypatch, capsys
+    guide, features, sim, clock, clean_surroundings, monkeypatch, capsys
 ):
-    def sleep(seconds):  # a job of half a second must not seem to last an hour
-        clock.now += seconds
-        time.sleep(seconds / 250)
-
-    clock.sleep = sleep
+    clock.speed = 250  # a job of half a second must not seem to last an hour
     sim.timeline = ("Pending", "Queued", "Validated", "Executing")
     monkeypatch.setenv("RESCALE_API_URL", sim.url)
     monkeypatch.setenv("RESCALE_API_KEY", sim.token)
     Path("static.inp").write_text("*heading\n")
     script = Path("main.py")
-    script.write_text(SCRIPT.replace("ACCESS", access_by.format(url=sim.url, token=sim.token)), encoding="utf-8")
+    script.write_text(guide.replace("{url!r}", repr(sim.url)).replace("{token}", sim.token), encoding="utf-8")
 
     names = runpy.run_path(str(script), run_name="__main__")
 
@@ -133,11 +144,16 @@ def test_the_guides_script_runs_unchanged_and_prints_the_guides_lines(
     for job_name, job_id in (("static", names["job_id1"]), ("restart", names["job_id2"])):
         assert Path(f"{job_name}.job").read_text().strip() == job_id
         assert f"{sim.url}/jobs/{job_id}/" in Path(f"{job_name}.desktop").read_text()
+        settings = sim.jobs[job_id].body["jobanalyses"][0]["userDefinedLicenseSettings"]
+        assert (settings and settings["featureSets"][0]["features"]) == features
     assert sim.starts == {names["job_id1"]: 1, names["job_id2"]: 1}
     assert [path.name for path in Path("restart").iterdir()] == ["rescale.tar.gz"]
     assert not Path("static").exists()
     with tarfile.open("restart/rescale.tar.gz") as tar:
-        assert sorted(tar.getnames()) == ["./restart.res", "./static.inp", "./static.res"]
+        assert sorted(tar.getnames()) == [
+            "./restart.log", "./restart.res", "./static.inp", "./static.log", "./static.res",
+        ]
+        assert b"step 1 done" in tar.extractfile("./static.log").read()
         assert tar.extractfile("./restart.res").read() == b"*heading\n"
 
 

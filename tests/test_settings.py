@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import runpy
 
+import flask
 import pytest
 import requests
 
 import rescale_rest_api as rescale
+import rescale_simulator
+from rescale_simulator import Refused, Simulator
 
 GOOD = {
     "code_name": "abaqus", "version_code": "2022-2241", "license_info": {"LM_LICENSE_FILE": "27000@host"},
@@ -77,7 +80,7 @@ def test_good_settings_are_told_with_the_account_and_nothing_is_raised(access, s
     assert f"...{sim.token[-4:]}" in out
     assert sim.token not in out
     assert "abaqus 2022-2241 on 1 x 4 cores of starlite_max, at most 8 h, project xDdRk" in out
-    assert "7 files to pack, 21.000 MB; the largest: f6 6.000 MB, f5 5.000 MB, f4 4.000 MB, f3 3.000 MB, f2" in out
+    assert "7 files to pack and upload, 21.000 MB; the largest: f6 6.000 MB, f5 5.000 MB, f4 4.000 MB, f3 3.000 MB, f2" in out
     assert "f1" not in out
     assert len(sim.requests) <= 6  # although there are 700 tiles
 
@@ -112,17 +115,17 @@ def test_whole_nodes_of_a_core_type_are_allowed(access, cores):
 
 
 @pytest.mark.parametrize("path", ["analyses", "coretypes", "projects"])
-def test_a_catalogue_that_the_account_may_not_see_is_skipped_with_a_notice(sim, fast, monkeypatch, capsys, path):
-    whole = rescale._pages
+def test_a_catalogue_that_the_account_may_not_see_is_skipped_with_a_notice(access, monkeypatch, capsys, path):
+    whole = Simulator._page
 
-    def refused(platform, token, asked, *args, **query):
-        if path in asked:
-            raise rescale.RescaleError("403", 403)
-        return whole(platform, token, asked, *args, **query)
+    def page(self, items):
+        if path in flask.request.path:
+            raise Refused(403, {"detail": "You do not have permission to perform this action."})
+        return whole(self, items)
 
-    monkeypatch.setattr(rescale, "_pages", refused)
+    monkeypatch.setattr(Simulator, "_page", page)
     wrong = {"analyses": "code_name", "coretypes": "coretype_code", "projects": "projectid"}[path]
-    rescale.check_settings(sim.url, sim.token, **{**GOOD, wrong: "unknown"})
+    rescale.check_settings(*access, **{**GOOD, wrong: "unknown"})
     assert f"not checked, the account may not see it: {path}" in capsys.readouterr().out.replace("users/me/", "")
 
 
@@ -164,3 +167,34 @@ def test_a_rehearsal_takes_unknown_values_but_none_of_the_wrong_kind(access, sim
     assert "unknown to this rehearsal" in capsys.readouterr().out
     with pytest.raises(rescale.RescaleError, match="walltime = '1 h'"):
         rescale.check_settings(*access, **{**GOOD, "walltime": "1 h"})
+
+
+def test_good_values_that_look_odd_are_taken(access, monkeypatch, capsys):
+    """A version without a code, a project whose id is a number, an account without a limit of hours."""
+    monkeypatch.setitem(rescale_simulator.ANALYSES, "abaqus", ("Abaqus", "Dassault", [("2022", None)]))
+    monkeypatch.setitem(rescale_simulator.PROJECTS, 4711, "Numbers")
+    monkeypatch.setattr(rescale_simulator, "MAX_JOB_HOURS", 0)
+    rescale.check_settings(*access, **{**GOOD, "projectid": 4711, "walltime": 1000})
+    assert "project 4711" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("code_name", None), ("coretype_code", None), ("core_per_slot", 10**400), ("walltime", 10**400), ("slot", True),
+    ("core_per_slot", float("inf")), ("walltime", None),
+], ids=lambda value: value if isinstance(value, str) else type(value).__name__)
+def test_a_value_that_cannot_be_one_is_told_by_its_name_and_not_in_full(access, name, value):
+    with pytest.raises(rescale.RescaleError, match=f"{name} = ") as caught:
+        rescale.check_settings(*access, **{**GOOD, name: value})
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("prices", [True, False], ids=["with prices", "without"])
+@pytest.mark.parametrize("jobs", [1, 3], ids=["a job", "a chain"])
+def test_what_a_job_and_a_chain_cost_at_most_is_told_and_nothing_invented(access, sim, capsys, prices, jobs):
+    sim.prices = prices
+    rescale.check_settings(*access, **{**GOOD, "slot": 2}, jobs=jobs)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "core-hours" in line]
+    assert "64 core-hours" in line  # 4 cores x 2 slots x 8 hours
+    assert ("5.76" in line) == prices  # at 0.09
+    assert ("192 core-hours" in line) == (jobs == 3)
+    assert ("17.28" in line) == (prices and jobs == 3)

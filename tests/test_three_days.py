@@ -7,6 +7,7 @@ import io
 import json
 import random
 import re
+import time
 import tracemalloc
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -15,14 +16,14 @@ import requests
 import urllib3
 
 import rescale_rest_api as rescale
-from in_memory import PLATFORM, TOKEN, stopped_clock
+from conftest import Clock
+from in_memory import JOB_ID, PLATFORM, TOKEN, Platform
 
 HOUR = 3600  # seconds
 END = 72 * HOUR
 OUTAGE = range(30 * HOUR, 36 * HOUR)
 LINE_INTERVAL = 4  # seconds between two lines of the log
 MEMORY = 32 * 1024  # bytes that three hours may leave behind; 12 per request would be more
-JOB_ID = "abCdEf"
 STATUSES = {"Pending": 0, "Queued": 60, "Started": 600, "Validated": 660, "Executing": 700, "Completed": END}
 HISTORY = [
     (since, {
@@ -42,6 +43,7 @@ class Job:
         self.asked: list[int] = []  # requests in each hour
         self.failed = self.in_outage = 0
         self.watched: list[int] = []  # bytes in use at 12 h and at 15 h
+        self.platform = Platform()
 
     def request(self, method: str, url: str, **_: Any) -> requests.Response:
         """Stand in for requests.Session, which takes minutes for 65 000 requests."""
@@ -70,10 +72,7 @@ class Job:
         if url.endswith("/tail/process_output.log"):
             last = int(now // LINE_INTERVAL)
             return 200, {"fileType": "text", "lines": [self.line(number) for number in range(last - 19, last + 1)]}
-        if url.endswith("/files/"):
-            archive = {"id": "arChiv", "name": "rescale.tar.gz", "typeId": 5, "decryptedSize": 1, "isUploaded": True}
-            return 200, {"count": 1, "next": None, "previous": None, "results": [archive]}
-        return 404, {"detail": "Not found."}
+        return self.platform(requests.Request("GET", url))
 
     def fail(self) -> tuple:
         kind = self.random.randrange(9)
@@ -136,10 +135,11 @@ class Screen(io.TextIOBase):
 
 def test_a_monitor_of_three_days_ends_right_asks_little_says_all_once_and_does_not_grow(monkeypatch):
     """One test, for it takes ten seconds, and every worker of xdist would make a fixture of its own."""
-    clock, screen = stopped_clock(), Screen()
+    clock, screen = Clock(0), Screen()
     job = Job(clock)
     with monkeypatch.context() as patch:
         patch.setattr(rescale, "time", clock)
+        patch.setattr(time, "sleep", lambda seconds: None)
         patch.setattr(rescale, "_session", lambda process: job)
         patch.setattr(random, "uniform", random.Random(1).uniform)
         patch.setattr("sys.stdout", screen)
@@ -171,11 +171,13 @@ def test_a_monitor_of_three_days_ends_right_asks_little_says_all_once_and_does_n
     gaps = re.findall(rb"(?<=\x01)\x00+(?=\x01)", bytes(screen.times_shown))
     assert len(gaps) + 1 <= screen.gaps <= len(gaps) + 40
 
-    # It says that the line was lost, and when it is back.
-    [lost] = [number for number, line in enumerate(screen.others) if "No route to host" in line]
+    # It says that the line was lost, every ten minutes, and when it is back.
+    lost = [number for number, line in enumerate(screen.others) if "No route to host" in line]
     [back] = [number for number, line in enumerate(screen.others) if re.search(r"is back after (6 h|5 h 59 min)", line)]
-    assert lost < back
-    assert "no connection to platform.example" in screen.others[lost]
+    assert len(OUTAGE) / 600 - 2 <= len(lost) <= len(OUTAGE) / 600 + 1
+    assert lost[-1] < back
+    assert "no connection to platform.example" in screen.others[lost[0]]
+    assert "the job runs on" in screen.others[lost[0]]
 
     # Its memory does not grow.
     before, after = job.watched

@@ -113,7 +113,6 @@ def test_whoever_has_no_home_can_still_give_both(home, monkeypatch, tmp_path):
         monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
     elif home == "unreadable":
         write_apiconfig("")
-        monkeypatch.setattr(Path, "read_text", lambda self, *_, **__: os.listdir("/proc/1/task/0") and "")
         monkeypatch.setattr(Path, "read_text", refuse_to_read)
     else:
         monkeypatch.setenv("HOME", str(tmp_path / "home file"))
@@ -179,7 +178,9 @@ def test_of_the_token_four_characters_at_most_are_printed(key, sim, access, caps
 def test_check_settings_prints_no_more_of_a_short_key(sim, fast, capsys):
     sim.token = "Zq9Xw7"
     rescale.check_settings(sim.url, "Token Zq9Xw7", *SETTINGS)
-    assert not leaks(capsys.readouterr().out, "Zq9Xw7Zq9Xw7"[:8]) and "Xw7" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "token ...\n" in out
+    assert "Xw7" not in out
 
 
 @pytest.mark.parametrize(("written", "token"), [
@@ -217,7 +218,7 @@ def test_a_section_that_is_not_there_is_answered_with_those_that_are(profile):
     with pytest.raises(rescale.RescaleError) as refused:
         rescale.platform_my_token(profile=profile)
     assert all(word in str(refused.value) for word in (profile or "[default]", str(path), "korea", "eu"))
-    assert not leaks(str(refused.value)) and not leaks(str(refused.value), OTHER_KEY)
+    assert not any(leaks(str(refused.value), key) for key in (KEY, OTHER_KEY))
 
 
 @pytest.mark.parametrize("text", [f"apikey = {KEY}\n", f"[default]\n{KEY}\n", f"[default\n{KEY}", f"\udcff{KEY}"],
@@ -230,7 +231,7 @@ def test_a_file_that_cannot_be_understood_is_named_but_not_quoted(text):
     assert not leaks(whole_story(refused.value))
 
 
-@pytest.mark.parametrize("key", [KEY, f"Token {KEY}", JWT])
+@pytest.mark.parametrize("key", [KEY, f"Token {KEY}", pytest.param(JWT, id="JWT")])
 @pytest.mark.parametrize("address", [KR, "kr.rescale.com"])
 def test_a_key_in_the_place_of_the_address_is_not_shown(key, address, monkeypatch, capsys):
     """The arguments, or the two values of the file or the environment, are interchanged."""
@@ -330,8 +331,9 @@ ELSEWHERE = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_the_token_is_redirected_nowhere_else(call, clock):
+def test_the_token_is_redirected_nowhere_else(call, clock, monkeypatch):
     """Where requests would really go decides, not how the library reads the address."""
+    monkeypatch.setattr(rescale, "PATIENCE", 60)
     for location in ELSEWHERE:
         seen = []
 
@@ -351,8 +353,7 @@ def test_the_token_is_redirected_nowhere_else(call, clock):
 
 
 @pytest.mark.parametrize("location", [
-    "https://storage.example/a?signature=1", "https://platform.example:8443/a",
-    "https://storage.example\\@platform.example/a",
+    "https://storage.example/a?signature=1", "https://platform.example:8443/a", "https://platform.example.evil.example/",
 ])
 def test_the_object_storage_gets_the_request_but_not_the_token(clock, location):
     asked, platform = [], Platform()
@@ -369,7 +370,7 @@ def test_the_object_storage_gets_the_request_but_not_the_token(clock, location):
 
     assert path.read_bytes() == b"the archive"
     [elsewhere] = [request for request in asked if parse_url(request.url).netloc != "platform.example"]
-    assert parse_url(elsewhere.url).netloc in ("storage.example", "platform.example:8443")
+    assert parse_url(elsewhere.url).netloc in location
     assert "Authorization" not in elsewhere.headers
     assert all(request.headers["Authorization"] == TOKEN for request in asked if request is not elsewhere)
 
@@ -417,7 +418,9 @@ def test_a_password_in_netrc_goes_neither_to_the_platform_nor_to_the_storage(sim
 @pytest.mark.parametrize("status", [200, 400, 401, 404, 429, 503])
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "job_monitor"])  # which goes on for ever
 def test_a_platform_that_sends_the_token_back_does_not_bring_it_to_light(clock, capsys, call, status, monkeypatch):
-    monkeypatch.setattr(rescale, "FILES_PATIENCE", 100)
+    for name in ("FILES_PATIENCE", "THROTTLE_PATIENCE", "PATIENCE"):
+        monkeypatch.setattr(rescale, name, 100)
+    stories = []
     bodies = [
         {"detail": f"Invalid token {KEY}"}, {KEY: {KEY: [KEY]}}, {"results": [KEY], "id": KEY}, KEY.encode(),
         f"<p>{TOKEN}</p>".encode(),
@@ -428,7 +431,8 @@ def test_a_platform_that_sends_the_token_back_does_not_bring_it_to_light(clock, 
         try:
             CALLS[call](PLATFORM)
         except rescale.RescaleError as error:
-            assert not leaks(whole_story(error))
+            stories.append(whole_story(error))
+    assert not leaks("".join(stories))
     captured = capsys.readouterr()
     assert not leaks(captured.out + captured.err)
     kept = [path for path in Path().rglob("*") if path.is_file() and path.suffix != ".uploaded"]
