@@ -582,8 +582,8 @@ class _Source:
                 raise self.changed()
             yield block
 
-    def checksum(self, volume: _Volume) -> str:
-        digest = hashlib.sha512()
+    def checksum(self, volume: _Volume, algorithm: str = "sha512") -> str:
+        digest = hashlib.new(algorithm, usedforsecurity=False)
         for block in self.blocks(volume, BLOCK):
             digest.update(block)
         return digest.hexdigest()
@@ -642,10 +642,10 @@ def _send_volume(access: Access, source: _Source, progress: _Progress, journal: 
         identifier, size, (algorithm, digest) = _identifier(reply, "the upload"), _size(reply), _checksum(reply)
         if size not in (None, volume.size):
             raise _Fault(f"{size} of {volume.size} bytes of {volume.name} arrived")
-        if algorithm == "sha512" and digest != checksum:
+        if algorithm and digest != (checksum if algorithm == "sha512" else source.checksum(volume, algorithm)):
             if source.checksum(volume) != checksum:
                 raise source.changed()
-            raise _Fault(f"{volume.name} was stored with another SHA-512 than it has")
+            raise _Fault(f"{volume.name} was stored with another {algorithm} than it has")
         return identifier
 
     try:
@@ -809,9 +809,13 @@ COMMAND_TAIL = f"""if [ -s {ARCHIVE} ]; then
     echo 'rescale_rest_api: the command packed {ARCHIVE} itself; all files stay as it left them'
     [ $rescale_status -eq 0 ] || mv -f {ARCHIVE} {FAILED_ARCHIVE}
 else
-    rm -f {ARCHIVE}
-    [ ! -e {FAILED_ARCHIVE} ] || mv -f {FAILED_ARCHIVE} {FAILED_ARCHIVE}.before
-    [ ! -e "$rescale_log" ] || rescale_log=${{rescale_log%.log}}.{LOG}
+    [ -d {ARCHIVE} ] || rm -f {ARCHIVE} # empty
+    for rescale_name in {ARCHIVE} {FAILED_ARCHIVE}; do # what else the command may have called so
+        rescale_other=$rescale_name.before
+        while [ -e $rescale_other ]; do rescale_other=$rescale_other.before; done
+        [ ! -e $rescale_name ] || mv -f $rescale_name $rescale_other
+    done
+    while [ -e "$rescale_log" ]; do rescale_log=${{rescale_log%.log}}.{LOG}; done
     cp {LOG} "$rescale_log" 2> /dev/null || cp ../{LOG} "$rescale_log" 2> /dev/null || rm -f "$rescale_log"
     mkdir -p {PACKING}
     echo packing > {PACKING}/start
@@ -1291,7 +1295,7 @@ def _outcome(
     lines = _finished_log(access, files, patience, needed=not (failure or made_here))
     code = _exit_code(lines)
     archive = _result(files)
-    if made_here and not (failure or archive or code):
+    if made_here and files and not (failure or archive or code):
         files = _outputs(access, job_id, given, (ARCHIVE, FAILED_ARCHIVE), patience=patience, wait=wait)
         archive = _result(files)
     broken_off = any(file.relative.startswith((f"{PACKING}/", f"shared/{PACKING}/")) for file in files)
@@ -1301,13 +1305,14 @@ def _outcome(
     elif code:
         reason = f"its command failed, though the platform says {reason!r}"
     elif made_here and not archive:
-        reason = f"it left no {ARCHIVE}, so its command has not succeeded; the platform says {reason!r}"
+        reason = f"it left no {ARCHIVE}, so its command was ended before it was done, at its walltime say, or could " \
+            f"not be read by the shell; the platform says {reason!r}"
         if not wait and all(file.name != FAILED_ARCHIVE for file in files):
             success = None
     elif made_here and broken_off:  # the command packed by itself, and was killed at it
         reason = f"it was ended before it was done; the platform says {reason!r}"
     elif not made_here and code is None and not confirmed:
-        reason = f"nothing confirms success; the platform says {reason!r}"
+        reason = f"nothing confirms success, see its result page; the platform says {reason!r}"
     else:
         success = True
     return _Outcome(success, reason, code, _without_command(lines), files)

@@ -75,8 +75,9 @@ def test_the_partial_result_of_a_failed_job_is_fetched_with_the_command_that_its
     assert {path.name for path in Path("come@back").iterdir()} == {"rescale_failed.tar.gz", "process_output.log"}
 
 
-@pytest.mark.parametrize("form", ["{url}/jobs/{id}/runs/1/results/", "{url}/api/v2/jobs/{id}/", "come@back.job", " {id}"],
-                         ids=["its page", "its address", "its file", "a blank"])
+@pytest.mark.parametrize("form", [
+    "{url}/jobs/{id}/runs/1/results/", "{url}/api/v2/jobs/{id}/", "come@back.job", " {id}",
+], ids=["its page", "its address", "its file", "a blank"])
 def test_a_job_is_also_known_by_its_page_or_its_job_file(sim, access, form):
     job_id = start(access)
     done = run(sim, "monitor", form.format(url=sim.url, id=job_id))
@@ -125,7 +126,7 @@ def test_the_overview_has_a_word_for_each_outcome_its_times_its_cost_and_where_t
     sim.prices = prices
     jobs = {
         "fine@": run_job("true", job_name="fine@"), "bad@": run_job("exit 7", job_name="bad@"),
-        "stopped@": ended_job({}, ("Executing", None), ("Stopping", "User Terminated"), ("Completed", "User Terminated")),
+        "stopped@": ended_job({}, ("Executing", None), ("Stopping", ""), ("Completed", "User Terminated")),
         "runs@": start(access, "runs@", "sleep 30"),
     }
     wait_until(lambda: sim.jobs[jobs["runs@"]].statuses[-1]["status"] == "Executing")
@@ -184,7 +185,7 @@ def test_a_download_of_a_job_that_still_runs_says_so_at_once(sim, access):
     job_id = start(access, command="sleep 30")
     wait_until(lambda: sim.jobs[job_id].statuses[-1]["status"] == "Executing")
     before = len(sim.requests)
-    with pytest.raises(rescale.RescaleError, match=f"{job_id} has not ended, its status is Executing.* monitor {job_id}"):
+    with pytest.raises(rescale.RescaleError, match=f"has not ended, its status is Executing.* monitor {job_id}"):
         rescale.job_download(*access, "job", job_id)
     assert len(sim.requests) == before + 1
 

@@ -36,7 +36,7 @@ def go_on(sim: Simulator) -> None:
     """Do what a user does after a crash, until all is done."""
     status, _, err = run("--resume")
     if status == 2 and not list(Path().glob("*.job")):
-        for part in Path().glob(".*.job.part"):
+        for part in Path().glob(".*.job.*part"):
             part.unlink()  # of a chain that never was; no other one has that name
         status, _, err = run()  # killed before anything was started
     assert (status, err) == (0, "")
@@ -93,6 +93,26 @@ def test_a_chain_killed_when_it_does_anything_to_a_file_is_gone_on_with(sim, cha
         Watch(sim)
         assert run(events={"file": str(tmp_path / "again"), "kill_at": number})[0] == KILLED, events[number - 1]
         go_on(sim)
+
+
+def test_a_repeat_killed_when_it_does_anything_to_a_file_replaces_the_failed_job_once(sim, chain, tmp_path):
+    """And there is a .job file for the link at every moment: of the failed job, or of the new one."""
+    number, status = 0, KILLED
+    while status == KILLED:
+        anew(sim)
+        Watch(sim)
+        sim.fail, number = "second", number + 2
+        assert run()[0] == 1
+        [failed] = [job_id for job_id, job in sim.jobs.items() if "second" in job.name]
+        sim.fail = None
+        status = run("--repeat", events={"file": str(tmp_path / "events"), "kill_at": number})[0]
+        kept = [path.read_text().strip() for path in [*Path().glob("*@second@*.job"), *Path().glob(".*second*.job")]]
+        assert failed in kept or status == 0
+        assert run("--repeat")[0] == 0
+        assert [sim.jobs[job_id].name.split("@")[1] for job_id in sim.starts] == ["first", "second", "second"]
+        del sim.starts[failed]
+        assert_right(sim, result())
+    assert number > 10
 
 
 def test_a_chain_killed_again_and_again_is_gone_on_with(sim, chain, tmp_path):

@@ -391,22 +391,14 @@ def run_without_screen(sim, lose, script=MONITOR, text="echo plain", **options):
 @needs_posix
 @pytest.mark.parametrize("text", ["echo plain", f"echo '{LINE}'"], ids=["plain", "odd"])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_a_monitor_goes_on_when_nobody_reads_its_output_any_more(sim, access, text, encoding):
-    """`python main.py | head`, or a `tee` that has died."""
-    read, write = os.pipe()
+@pytest.mark.parametrize("screen", [os.pipe, os.openpty], ids=["pipe", "terminal"])
+def test_a_monitor_goes_on_when_its_screen_is_gone(sim, access, text, encoding, screen):
+    """`python main.py | head`, a `tee` that has died, a terminal window that was closed."""
+    read, write = screen()
     with os.fdopen(write, "wb") as stdout:
         run_without_screen(
             sim, lambda: os.close(read), text=text, stdout=stdout, variables={"PYTHONIOENCODING": encoding}
         )
-
-
-@needs_posix
-def test_a_monitor_goes_on_when_its_terminal_is_gone(sim, access):
-    import pty
-
-    master, slave = pty.openpty()
-    with os.fdopen(slave, "wb") as stdout:
-        run_without_screen(sim, lambda: os.close(master), stdout=stdout)
 
 
 @needs_posix

@@ -147,13 +147,6 @@ def test_without_an_archive_the_step_that_makes_it_is_named(access, sim):
     assert sim.requests == []
 
 
-@pytest.mark.parametrize("token", ["", "Token "])
-def test_without_a_token_nothing_is_sent(token, sim, fast, archive):
-    with pytest.raises(rescale.RescaleError, match="my_token"):
-        rescale.upload_local_files(sim.url, token)
-    assert sim.requests == []
-
-
 # In volumes
 
 
@@ -402,17 +395,10 @@ def test_a_volume_that_fails_is_repeated_whole(fault, skip, access, sim, large, 
 
 
 def test_an_upload_that_is_refused_is_not_repeated(sim, fast, archive):
-    with pytest.raises(rescale.RescaleError, match="401"):
+    with pytest.raises(rescale.RescaleError, match="401") as refused:
         rescale.upload_local_files(sim.url, "Token wrong-wrong-wrong")
+    assert "wrong-wrong" not in str(refused.value)
     assert paths_asked(sim, "POST") == ["files/contents/"]
-
-
-def test_an_upload_that_never_works_is_given_up(access, clock, sim, archive):
-    sim.faults.append(Fault("503", times=1000))
-    with pytest.raises(rescale.RescaleError, match="503"):
-        rescale.upload_local_files(*access)
-    assert 300 < clock.now < 1200
-    assert not sim.files
 
 
 def test_of_two_files_the_one_that_arrived_is_not_called_all(access, clock, sim, archive, capsys):
