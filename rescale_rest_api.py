@@ -28,6 +28,7 @@ import difflib
 import errno
 import functools
 import getpass
+import glob
 import hashlib
 import http.cookiejar
 import itertools
@@ -356,7 +357,11 @@ def _add(tar: tarfile.TarFile, path: Path, keys: set[str]) -> None:
             member.uid = member.gid = 0
             member.uname = member.gname = ""
             member.mtime = int(member.mtime)  # fractions would cost an extra header per file
+            before = os.fstat(source.fileno())
             tar.addfile(member, cast(BinaryIO, _Watched(path, source, keys)))
+            after = os.fstat(source.fileno())
+            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise OSError("it changed meanwhile")
     except OSError as error:
         if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
             raise  # not this file is to blame, but the archive's disk
@@ -1013,6 +1018,8 @@ def _claim(access: Access, job_file: Path, job_id: str) -> bool:
             file.write(f"{job_id}\n".encode())
     except (FileExistsError, FileNotFoundError):
         raise _in_use(job_file) from None
+    for part in Path().glob(glob.escape(f".{job_file.name}.") + "*.part"):
+        part.unlink(missing_ok=True)  # of runs that were killed
     return False
 
 
@@ -1272,13 +1279,20 @@ class _Outcome(NamedTuple):
 
 
 def _outcome(
-    access: Access, job_id: str, history: list[_Status], *, patience: float | None = None, wait: float = FILES_PATIENCE
+    access: Access,
+    job_id: str,
+    history: list[_Status],
+    *,
+    patience: float | None = None,
+    wait: float = FILES_PATIENCE,
+    archive_needed: bool = False,
 ) -> _Outcome:
     """Whether a job that has ended succeeded, the one verdict on it.
 
     A job that job_setup made did if the platform reports no failure and it left a rescale.tar.gz, which it cannot
     have otherwise. Any other job did by the platform's reason and the closing line of its log. `wait` is in seconds
-    for a list of files that is not complete yet; with 0, the verdict may be None.
+    for a list of files that is not complete yet; with 0, the verdict may be None. `archive_needed`: also of a job that
+    may well have none.
     """
     failure, reason = _reported(history)
     if _never_ran(history):
@@ -1289,7 +1303,7 @@ def _outcome(
     if made_here and not failure:
         wanted = (ARCHIVE, FAILED_ARCHIVE, LOG)
     elif confirmed and not failure:
-        wanted = ()
+        wanted, wait = ((ARCHIVE,), min(wait, FAILED_PATIENCE)) if archive_needed else ((), wait)
     wait = min(wait, FAILED_PATIENCE) if failure else wait
     files = _outputs(access, job_id, given, wanted, patience=patience, wait=wait)
     lines = _finished_log(access, files, patience, needed=not (failure or made_here))
@@ -1448,11 +1462,12 @@ def _downloadable(access: Access, job_id: str) -> tuple[list[_File], list[str]]:
     _check_job_id(job_id)
     history = _ended(access, job_id)
     made_here, given = _job(access, job_id)
-    wanted = (ARCHIVE, FAILED_ARCHIVE, LOG) if made_here else ()
     files = []
     if not _never_ran(history):
         wait = FAILED_PATIENCE if _reported(history)[0] else FILES_PATIENCE
-        files = _outputs(access, job_id, given, wanted, wait=wait)
+        files = _outputs(access, job_id, given, wait=wait)
+        if made_here and all(file.name not in (ARCHIVE, FAILED_ARCHIVE) for file in files):  # it may be listed last
+            files = _outputs(access, job_id, given, (ARCHIVE, FAILED_ARCHIVE), wait=FAILED_PATIENCE)
     deleted = [file.relative for file in files if file.is_deleted]
     files = [file for file in files if not file.is_deleted]
     if not files:
@@ -1812,7 +1827,7 @@ def file_previous_job(rescale_platform: str, my_token: str, job_id: str) -> list
     """
     access = rescale_platform, my_token
     _check_job_id(job_id)
-    outcome = _outcome(access, job_id, _ended(access, job_id))
+    outcome = _outcome(access, job_id, _ended(access, job_id), archive_needed=True)
     archive = _result(outcome.files)
     if not outcome.success or not archive or archive.is_deleted:
         there = ", ".join(_short(file.relative, 80) for file in outcome.files[:20]) or "nothing"

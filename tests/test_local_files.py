@@ -167,27 +167,33 @@ def test_a_file_system_that_lacks_something_is_good_enough(sim, access, disk, mo
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOLCK, None], ids=["ENOSYS", "ENOLCK", "with locks"])
 @pytest.mark.parametrize("same", [True, False], ids=["the same job", "two jobs of one name"])
 def test_two_processes_at_once_start_one_job(sim, access, monkeypatch, error, same):
-    """Each time, both are about to give the .job file its name in the same moment."""
+    """The second is about to give its .job file the name while the first does so, and starts its job."""
     def fail(*_):
         raise OSError(error, "not here")
+
+    def wait(fd):
+        if threading.current_thread().name == "first":
+            second_is_there.wait(5)
+        else:
+            second_is_there.set()
+            first_is_done.wait(5)
+        fsync(fd)
+
+    def submit(job_id, done):
+        with contextlib.suppress(rescale.RescaleError):
+            rescale.job_submit(*access, "job", job_id)
+        done.set()
 
     if error:
         monkeypatch.setattr("fcntl.flock", fail)
     sim.resubmit = "again"
     jobs = [text_job(sim, "sleep 60")] * 2 if same else [text_job(sim, "sleep 60"), text_job(sim, "sleep 60")]
-    meeting, fsync = threading.Barrier(2), os.fsync
-
-    def wait_for_the_other(fd):
-        with contextlib.suppress(threading.BrokenBarrierError):
-            meeting.wait(0.5)
-        fsync(fd)
-
-    def submit(job_id):
-        with contextlib.suppress(rescale.RescaleError):
-            rescale.job_submit(*access, "job", job_id)
-
-    monkeypatch.setattr(os, "fsync", wait_for_the_other)
-    threads = [threading.Thread(target=submit, args=(job_id,)) for job_id in jobs]
+    second_is_there, first_is_done, fsync = threading.Event(), threading.Event(), os.fsync
+    monkeypatch.setattr(os, "fsync", wait)
+    threads = [
+        threading.Thread(target=submit, args=arguments, name=name) for name, *arguments in
+        zip(("first", "second"), jobs, (first_is_done, second_is_there))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -391,10 +397,10 @@ def run_without_screen(sim, lose, script=MONITOR, text="echo plain", **options):
 @needs_posix
 @pytest.mark.parametrize("text", ["echo plain", f"echo '{LINE}'"], ids=["plain", "odd"])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-@pytest.mark.parametrize("screen", [os.pipe, os.openpty], ids=["pipe", "terminal"])
+@pytest.mark.parametrize("screen", ["pipe", "openpty"])
 def test_a_monitor_goes_on_when_its_screen_is_gone(sim, access, text, encoding, screen):
     """`python main.py | head`, a `tee` that has died, a terminal window that was closed."""
-    read, write = screen()
+    read, write = getattr(os, screen)()
     with os.fdopen(write, "wb") as stdout:
         run_without_screen(
             sim, lambda: os.close(read), text=text, stdout=stdout, variables={"PYTHONIOENCODING": encoding}
