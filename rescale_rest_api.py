@@ -853,7 +853,7 @@ rm -rf {PACKING}
 def _job_command(job_name: str, command: str, input_files: Sequence[Mapping[str, Any]]) -> str:
     """The user's command, and around it what takes the given archive away and packs the result."""
     packed = [entry for entry in input_files if not entry["decompress"]]
-    in_volumes = len(packed) > 1 and ".tar.gz." not in command  # else the command joins them itself
+    in_volumes = len(packed) > 1  # as upload_local_files returns them
     return "".join([
         COMMAND_HEAD,
         f"rescale_log={_quoted(f'./{job_name}.log')}\n",
@@ -1335,10 +1335,13 @@ def _outcome(
 def _reported(history: list[_Status]) -> tuple[str, str]:
     """What failure the platform reports, if any, and the reason that it gives for the end."""
     ends = [entry for entry in history if _plain(entry.status) in ENDED]
-    stops = [entry for entry in history if _plain(entry.status) in STOPPING]
+    starts = [entry.date for entry in history if _plain(entry.status) == "executing" and entry.date]
+    stops = [  # but those behind which it was started again, as after a machine was taken away
+        entry for entry in history
+        if _plain(entry.status) in STOPPING and not (entry.date and any(entry.date < start for start in starts))
+    ]
     reason = next((entry.reason for entry in ends if entry.reason), "")
-    executed = sum(_plain(entry.status) == "executing" for entry in history)
-    if stops and len(stops) >= executed:  # fewer: it was started again after each
+    if stops:
         return next((entry.reason for entry in (*stops, *ends) if entry.reason), stops[0].status), reason
     bad = [entry for entry in ends if _plain(entry.status) not in ("completed", "archived", "finished", "succeeded")]
     if bad:
