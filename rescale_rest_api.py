@@ -812,6 +812,7 @@ OURS_TO_SKIP = (
 )
 COMMAND_TAIL = f"""if [ -s {ARCHIVE} ]; then
     echo 'rescale_rest_api: the command packed {ARCHIVE} itself; all files stay as it left them'
+    [ $rescale_status -ne 0 ] || gzip -t < {ARCHIVE} || rescale_status=1 # cut off, or still being written
     [ $rescale_status -eq 0 ] || mv -f {ARCHIVE} {FAILED_ARCHIVE}
 else
     [ -d {ARCHIVE} ] || rm -f {ARCHIVE} # empty
@@ -897,7 +898,7 @@ ABAQUS_AT_ONCE = ("terminate", "suspend", "resume", "fetch", "findkeyword", "pyt
 
 def _check_job_name(job_name: str) -> None:
     """Refuse a job name that cannot name the .job file and the result folder."""
-    forbidden = r"[\x00-\x1f\x7f/]|^\.+$"
+    forbidden = r"[\x00-\x1f\x7f/\ud800-\udfff]|^\.+$"
     if WINDOWS:
         forbidden += r'|[\\:*?"<>|]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)'
     if not isinstance(job_name, str) or not job_name.strip() or re.search(forbidden, job_name, re.IGNORECASE):
@@ -905,7 +906,7 @@ def _check_job_name(job_name: str) -> None:
             f"job_name = {_shown(job_name)} cannot be the name of a file, and results go into a folder of that name; "
             "use letters, digits and - _ . @"
         )
-    if len(job_name.encode("utf-8", "surrogatepass")) > 200:
+    if len(job_name.encode()) > 200:
         raise RescaleError(f"job_name = {_shown(job_name)} is too long for a file name; 200 bytes at most")
 
 
@@ -1759,7 +1760,9 @@ def _receive(
             raise _NoRanges
         else:
             known = have
-        for block in _blocks(response):
+        # We asked for the bytes as they are: if their number is right they are not encoded, whatever the label says.
+        plain = response.headers.get("Content-Length") == str(end - have + known)
+        for block in _blocks(response, decode=not plain):
             if stop.is_set():
                 raise _Fault("stopped")
             known, block = max(0, known - len(block)), block[known:]
@@ -1787,10 +1790,10 @@ class _NoRanges(Exception):
     """The server sent the whole file where a range was asked for."""
 
 
-def _blocks(response: requests.Response) -> Iterator[bytes]:
+def _blocks(response: requests.Response, *, decode: bool = True) -> Iterator[bytes]:
     """An answer's content, in small blocks first: of a line that breaks soon, at least half is kept."""
     size = 64
-    while block := response.raw.read(size, decode_content=True):
+    while block := response.raw.read(size, decode_content=decode):
         yield block
         size = min(2 * size, BLOCK)
 
@@ -2198,7 +2201,7 @@ def run_chain(
     Returns the exit status: 0 done, 1 failed, 2 usage or an unfinished chain, 130 Ctrl-C.
     """
     options = _chain_options(arguments)
-    wrong = _wrong_batches(batches)
+    wrong = _wrong_sections(batches, settings, input_path, at_end)
     if wrong:
         _complain(wrong)
         return 2
@@ -2207,10 +2210,6 @@ def run_chain(
     try:
         _log_to([])
         _say(f"rescale_rest_api {__version__}: {_driver()}: {', '.join(names)}")
-        if input_path is not None and not Path(input_path).is_dir():
-            raise RescaleError(f"input_path {str(input_path)!r} is not a folder; give the one with the input files")
-        for _, command in batches:
-            _check_command(command)
         access = platform_my_token(rescale_platform, my_token)
         check = functools.partial(
             check_settings, *access, *settings, license_features=license_features, input_path=input_path,
@@ -2269,8 +2268,8 @@ def _chain_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _wrong_batches(batches: Any) -> str:
-    """What is wrong with `batches`, as people write it."""
+def _wrong_sections(batches: Any, settings: Any, input_path: Any, at_end: Any) -> str:
+    """What is wrong with the sections of main.py, as people write them."""
     if not isinstance(batches, (list, tuple)) or not batches:
         return 'batches needs at least one line ("name", "command"),'
     for line in batches:
@@ -2279,9 +2278,22 @@ def _wrong_batches(batches: Any) -> str:
         name, command = line
         if not name.strip() or set(name) & set('/\\:*?"<>|') or not command.strip():
             return f"batch {name!r} needs a command, and a name that can be part of a file's"
+        try:
+            _check_job_name(_Chain([name], "20260131-235959").name)
+            _check_command(command)
+        except RescaleError as error:
+            return f"batch {name!r}: {error}"
     names = [name.casefold() for name, _ in batches]
     twice = next((name for name in names if names.count(name) > 1), None)
-    return f"batches: two lines are called {twice!r}; every batch_name only once" if twice else ""
+    if twice:
+        return f"batches: two lines are called {twice!r}; every batch_name only once"
+    if len(settings) != 8:
+        return f"settings has {len(settings)} values; 8 are needed, as main.py has them"
+    if not isinstance(at_end, (str, type(None))):
+        return f"at_end = {at_end!r} is not a command, a text in quotes, or None"
+    if input_path is not None and not (isinstance(input_path, (str, os.PathLike)) and os.path.isdir(input_path)):  # noqa: PTH112
+        return f"input_path = {_short(repr(input_path))} is not a folder; give the one with the input files"
+    return ""
 
 
 def explain_slip(kind: type[BaseException], error: BaseException, trace: Any) -> None:
@@ -2404,7 +2416,9 @@ def _links(access: Access, chain: _Chain, batches: Sequence[tuple[str, str]], *,
 
 def _end(access: Access, chain: _Chain, status: int, at_end: str | None, failure: str) -> None:
     """Print the table of a chain, and run the user's command."""
-    lines = _table(access, chain.jobs())
+    lines: list[str] = []
+    with contextlib.suppress(RescaleError):  # of a .job file that cannot be read, which has been told
+        lines = _table(access, chain.jobs())
     for line in ["", *lines]:
         _say(line)
     if not at_end:
@@ -2425,7 +2439,9 @@ def _end(access: Access, chain: _Chain, status: int, at_end: str | None, failure
 
 def _what_next(chain: _Chain | None, failure: BaseException) -> str:
     """What the user can do after an error or Ctrl-C."""
-    started = [job_id for job_id in (chain.jobs().values() if chain else ()) if job_id]
+    started: list[str] = []
+    with contextlib.suppress(RescaleError):  # of a .job file that cannot be read, which has been told
+        started = [job_id for job_id in (chain.jobs().values() if chain else ()) if job_id]
     if not chain or not started:
         return "No job was started."
     if isinstance(failure, JobFailed):
