@@ -522,6 +522,11 @@ def _local_files(input_file: str | os.PathLike[str] | Sequence[str | os.PathLike
             f"input_file {', '.join(missing) or repr(input_file)}: no such file in {Path.cwd()}; "
             "run create_tar_gz first or give the file's path. Nothing was uploaded"
         )
+    if len({path.name.casefold() for path in paths}) < len(paths):
+        raise RescaleError(
+            f"input_file {', '.join(map(str, paths))}: files of one name would overwrite each other in the job's work "
+            "folder. Nothing was uploaded"
+        )
     return paths
 
 
@@ -976,7 +981,12 @@ def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str)
         with _locked(job_file):
             if _read_job(job_file) != job_id:
                 raise _in_use(job_file)
-            earlier = _start(access, job_id, again)
+            try:
+                earlier = _start(access, job_id, again)
+            except RescaleError as error:
+                if error.status not in (None, 401, 403, 429):  # refused for good, so that the link has no job
+                    job_file.rename(job_file.with_name(f".{job_file.stem}.{job_id}.job"))
+                raise
     _say(f"Job {job_id} : submitted{' earlier' if earlier else ''}")
     page = _result_page(rescale_platform, job_id)
     link, text = (f"{job_name}.url", f"[InternetShortcut]\nURL={page}\n") if WINDOWS else (
@@ -1052,11 +1062,17 @@ def _start(access: Access, job_id: str, again: bool) -> bool:
 
     if started(SUBMIT_PATIENCE if again else 0):
         return True
+    unclear = again
+
+    def settled() -> bool:
+        nonlocal unclear
+        unclear = True
+        return started(SUBMIT_PATIENCE)
+
     try:
         # An unclear answer may hide a start: the platform gets time to show it before the request is repeated.
         _request(
-            access, "POST", f"jobs/{job_id}/submit/", fresh=lambda: {"json": {}}, read=_nothing,
-            settled=lambda: started(SUBMIT_PATIENCE),
+            access, "POST", f"jobs/{job_id}/submit/", fresh=lambda: {"json": {}}, read=_nothing, settled=settled
         )
     except RescaleError as error:
         if error.status is None:
@@ -1064,7 +1080,7 @@ def _start(access: Access, job_id: str, again: bool) -> bool:
                 f"job {job_id} may have been started, and be billed: {error}. Its id is kept; to submit it again is "
                 f"safe, for its statuses are looked at first. Its page: {_result_page(access[0], job_id)}"
             ) from error
-        if not started():
+        if not started(SUBMIT_PATIENCE if unclear else 0):
             raise
     if not started(SUBMIT_PATIENCE):
         raise RescaleError(
@@ -1557,13 +1573,21 @@ def _result(files: Sequence[_File]) -> _File | None:
 
 def _job(access: Access, job_id: str, patience: float | None = None) -> tuple[bool, list[_File]]:
     """Whether job_setup made this job, so that its archive is a proof, and the files that it was given."""
-    job = _object(_request(access, "GET", f"jobs/{job_id}/", patience=patience), f"job {job_id}")
-    tiles = [tile for tile in job.get("jobanalyses") or [] if isinstance(tile, dict)]
+    job = _request(access, "GET", f"jobs/{job_id}/", read=_job_object, patience=patience)
+    tiles = [tile for tile in job["jobanalyses"] if isinstance(tile, dict)]
     given = [
         _file(item) for tile in tiles for item in tile.get("inputFiles") or []
         if isinstance(item, dict) and item.get("id")
     ]
     return any(str(tile.get("command")).startswith(COMMAND_HEAD) for tile in tiles), given
+
+
+def _job_object(response: requests.Response) -> dict[str, Any]:
+    """A job; another answer may pass, like that of a maintenance."""
+    reply = _json(response)
+    if not isinstance(reply, dict) or not isinstance(reply.get("jobanalyses"), list):
+        raise _Fault(f"the answer is no job: {_short(reply)}")
+    return reply
 
 
 def _file(item: dict[str, Any]) -> _File:
@@ -2104,7 +2128,7 @@ def _row(
     try:
         history = _statuses(access, job_id, patience=OVERVIEW_PATIENCE)
         waited, executed = _times(history)
-        job = _object(_request(access, "GET", f"jobs/{job_id}/", patience=OVERVIEW_PATIENCE), f"job {job_id}")
+        job = _request(access, "GET", f"jobs/{job_id}/", read=_job_object, patience=OVERVIEW_PATIENCE)
         outcome = None
         if _has_ended(history):
             outcome = _outcome(access, job_id, history, patience=OVERVIEW_PATIENCE, wait=0)
@@ -2206,7 +2230,7 @@ def run_chain(
         _complain(wrong)
         return 2
     names = [name for name, _ in batches]
-    chain, access, failure, status = None, None, None, 1
+    chain, access, failure, lock, status = None, None, None, None, 1
     try:
         _log_to([])
         _say(f"rescale_rest_api {__version__}: {_driver()}: {', '.join(names)}")
@@ -2221,6 +2245,7 @@ def run_chain(
         chain = _chosen(access, names, options)
         if not chain or options.status is not None:
             return 0 if chain else 2
+        lock = _locked(Path(f"{chain.name}.log"))  # while this process lives: a chain exists before its first .job file
         _log_to(Path(f"{chain.name}.log"))
         if not all(chain.jobs().values()) or options.repeat is not None:
             check()
@@ -2243,6 +2268,8 @@ def run_chain(
         elif chain and not status:
             _say(f"Done: the result is in {chain.job_name(names[-1])}{os.sep}")
         _log_to(None)
+        if lock:
+            lock.close()
     return status
 
 
@@ -2372,7 +2399,21 @@ def _chosen(access: Access, names: list[str], options: argparse.Namespace) -> _C
             "the names in batches as they were"
         )
         return None
+    for log in () if options.new else Path().glob(f"{glob.escape(_Chain(names, '').name)}*.log"):
+        chain = _Chain(names, log.stem.rpartition("@")[2])
+        if chain.name == log.stem and _is_ours(chain) and _is_at_work(log):
+            _complain(f"Another {_driver()} has just started {log.stem} here, so nothing was started. Let it finish")
+            return None
     return _Chain(names, _now().strftime("%Y%m%d-%H%M%S"))
+
+
+def _is_at_work(log: Path) -> bool:
+    """Whether a process works on the chain of this log."""
+    try:
+        _locked(log).close()
+    except RescaleError:
+        return True
+    return False
 
 
 def _histories(access: Access, chain: _Chain) -> dict[str, list[_Status]] | None:
@@ -2540,7 +2581,10 @@ def _request(
     patience = PATIENCE if patience is None else patience
     spent, lost_at, told_at = 0.0, None, -math.inf
     for attempt in itertools.count():
-        _sleep(_throttled.get(platform, 0) - time.monotonic(), stop)
+        quiet = _throttled.get(platform, 0) - time.monotonic()
+        if quiet > patience and patience < PATIENCE:
+            raise RescaleError(f"{host} wants no requests for {_duration(quiet)}", 429)
+        _sleep(quiet, stop)
         began = time.monotonic()
         try:
             answer = _attempt(
@@ -2558,7 +2602,7 @@ def _request(
             limit = patience
             if strange:
                 limit = min(patience, FIRST_PATIENCE)
-            elif fault.status == 429 and patience:
+            elif fault.status == 429 and patience >= PATIENCE:
                 limit = max(patience, THROTTLE_PATIENCE)
             if spent > limit or (fault.final and patience < math.inf) or (stop and stop.is_set()):
                 text = f"{method} {platform}/api/v2/{path} failed: {fault}"

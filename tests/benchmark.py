@@ -202,7 +202,7 @@ class Platform(http.server.BaseHTTPRequestHandler):
             self.send_json({"count": 2, "next": None, "previous": None, "results": results})
             return
         if address.path.endswith("/jobs/job/"):
-            self.send_json({"jobanalyses": []})
+            self.send_json({"id": "job", "jobanalyses": []})
             return
         query = {name: int(values[0]) for name, values in parse_qs(address.query).items()}
         page, size, count = query.get("page", 1), query["page_size"], len(self.entries)
