@@ -117,7 +117,7 @@ RANGES = 64  # parts of a file that is fetched ...
 RANGE = (1 << 22, 1 << 26)  # ... and bytes of each at least and at most: what a kill costs
 
 DEFAULT_WALLTIME = 24  # hours, where a job that is read had no limit
-INPUT_FILE = 1  # typeId of what was uploaded, not written by a job
+JOB_ID = r"[\w-]{1,39}"  # a short word; a key would be longer
 
 WINDOWS = os.name == "nt"
 # Statuses after which nothing follows, in lower case; only the first is documented (rescale-api.md §7).
@@ -241,11 +241,11 @@ def _profile(profile: str | None) -> dict[str, str | None]:
     """Address and key as a section of apiconfig has them."""
     path, sections = _apiconfig()
     if profile and not sections:
-        raise RescaleError(f"profile {profile!r}: there is no {path}; create it or leave the profile out")
+        raise RescaleError(f"profile {_shown(profile)}: there is no {path}; create it or leave the profile out")
     if sections and (profile or "default") not in sections:
-        there = ", ".join(sections)
+        there = ", ".join(map(_shown, sections))
         raise RescaleError(
-            f"profile {profile!r} is not in {path}; it has: {there}" if profile else
+            f"profile {_shown(profile)} is not in {path}; it has: {there}" if profile else
             f"{path} has no section [default], only: {there}; rename one, or name it: --profile, profile="
         )
     section = sections.get(profile or "default", {})
@@ -1041,8 +1041,8 @@ def _read_job(job_file: Path) -> str | None:
             words = job_file.read_text("utf-8", "replace").split()
         except FileNotFoundError:
             return None
-    if words:
-        _check_job_id(words[0])
+    if words and not re.fullmatch(JOB_ID, words[0], re.ASCII):
+        raise RescaleError(f"{job_file} holds {_shown(words[0])}, which is no job id")
     return words[0] if words else None
 
 
@@ -2917,7 +2917,7 @@ def _identifier(item: Any, what: str) -> str:
 
 
 def _check_job_id(job_id: str) -> None:
-    if not isinstance(job_id, str) or not re.fullmatch(r"[\w-]{1,39}", job_id, re.ASCII):
+    if not isinstance(job_id, str) or not re.fullmatch(JOB_ID, job_id, re.ASCII):
         raise RescaleError(
             f"job_id = {_shown(job_id)} is no job id; it is the short word in the .job file, like 'LFZphb'"
         )

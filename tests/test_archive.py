@@ -369,20 +369,34 @@ def test_an_unreadable_file_is_named(clean_surroundings):
         os.chdir(clean_surroundings)
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_named(case, clean_surroundings, older_archive):
-    growing = case / "running.odb"
-    with growing.open("wb") as file:
-        file.truncate(2 << 30)  # of nothing: takes no room, but seconds to be packed
+def shrink(path):
+    os.truncate(path, 1000)
 
-    def shrink():
-        wait_until(lambda: len(list(clean_surroundings.iterdir())) > 1)
-        os.truncate(growing, 1000)
 
-    shrinking = threading.Thread(target=shrink)
-    shrinking.start()
+def grow(path):
+    with path.open("ab") as file:
+        file.write(b"x")
+
+
+def rewrite(path):
+    with path.open("r+b") as file:
+        file.write(b"x")
+
+
+@pytest.mark.parametrize("change", [shrink, grow, rewrite])
+def test_a_file_that_changes_while_it_is_read_is_named(change, case, clean_surroundings, older_archive):
+    running = case / "running.odb"
+    with running.open("wb") as file:
+        file.truncate(400 << 20)  # of nothing: takes no room, but a second to be packed
+    changing = threading.Thread(target=lambda: (wait_until(is_being_read), change(running)))
+
+    def is_being_read():
+        return any(path.stat().st_size for path in clean_surroundings.glob(".*.part"))
+
+    changing.start()
     with pytest.raises(rescale.RescaleError, match="running.odb"):
         rescale.create_tar_gz(case)
-    shrinking.join()
+    changing.join()
 
 
 def test_a_full_disk_is_told_and_leaves_the_older_archive(case, older_archive):

@@ -201,14 +201,14 @@ def progress_of_an_upload(sim, access, monkeypatch):
     rescale.upload_local_files(*access, "field.bin")
 
 
-def test_in_a_log_file_the_progress_is_a_line_per_tenth_at_the_most(sim, access, monkeypatch, capsys):
+def test_in_a_log_file_the_progress_is_a_line_now_and_then(sim, access, monkeypatch, capsys):
     progress_of_an_upload(sim, access, monkeypatch)
     lines = [line for line in capsys.readouterr().out.splitlines() if "uploading field.bin" in line]
-    assert 5 <= len(lines) <= 9
+    assert 3 <= len(lines) <= 12  # one per tenth, or per half minute, of some 100 s
     assert all(re.fullmatch(r"- uploading field.bin: \d+ % of 32.0 MB, [\d.,]+ MB/s(, .* left)?", line)
                for line in lines), lines
     shares = [int(line.split()[3]) for line in lines]
-    assert len({share // 10 for share in shares}) == len(shares)
+    assert shares == sorted(shares)
 
 
 def test_on_a_terminal_the_progress_is_one_line_that_goes_away(sim, access, monkeypatch, capsys):

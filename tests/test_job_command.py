@@ -540,12 +540,16 @@ def test_the_platform_is_left_with_these_files(command, left, sim, run_job):
 @pytest.mark.parametrize("listed", ["left", "all"])
 @pytest.mark.parametrize("change", ["", "touch rescale.tar.gz; ", "gunzip rescale.tar.gz; gzip -1 rescale.tar; "],
                          ids=["as it was", "touched", "zipped anew"])
-def test_a_given_archive_that_is_still_there_when_the_job_is_killed_is_no_result(change, listed, access, sim, run_job):
+@pytest.mark.parametrize("end", ["kill -9 $$", "sleep 60"], ids=["killed", "out of walltime"])
+def test_a_given_archive_that_is_still_there_when_the_job_is_ended_is_no_result(
+    end, change, listed, access, sim, run_job
+):
     """Whatever the platform says about the end of the job."""
     sim.ignore_exit_codes, sim.lists_inputs = True, listed
+    sim.walltime_hour, sim.walltime_reason, sim.stopping_entry = 0.5, "Completed successfully", False
     Path("rescale.tar.gz").write_bytes(archive_of(GIVEN))
     inputs = rescale.upload_local_files(*access, decompress=False)
-    job_id = run_job(f"{change}kill -9 $$\n", inputfiles_list=inputs)
+    job_id = run_job(f"{change}{end}\n", inputfiles_list=inputs)
     assert sim.jobs[job_id].statuses[-1]["statusReason"] == "Completed successfully"
     with pytest.raises(rescale.RescaleError, match=job_id):
         rescale.file_previous_job(*access, job_id)

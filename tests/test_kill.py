@@ -45,7 +45,7 @@ def go_on(sim: Simulator) -> None:
 
 def anew(sim: Simulator) -> None:
     """Forget the chain before, for another one in the same folder."""
-    for path in [*Path().glob("*@*"), *Path().glob(".*")]:
+    for path in {*Path().glob("*@*"), *Path().glob(".*")}:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     sim.jobs.clear()
     sim.starts.clear()

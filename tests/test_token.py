@@ -245,9 +245,10 @@ def test_a_key_in_the_place_of_the_address_is_not_shown(key, address, monkeypatc
 
 @pytest.mark.parametrize("key", [OTHER_KEY, f"Token {OTHER_KEY}", KEY, "Zq9Xw7Zq9X"])
 def test_a_key_given_as_a_job_is_not_quoted(key, clock, capsys):
-    """Neither another one nor that in use, however short."""
+    """Neither one that is not in use nor one that is, however short."""
     connect(lambda _: (404, {"detail": "Not found."}))
-    rescale.platform_my_token(PLATFORM, key)
+    if OTHER_KEY not in key:
+        rescale.platform_my_token(PLATFORM, key)
     capsys.readouterr()
     for call in (
         lambda: rescale.job_monitor(PLATFORM, TOKEN, key), lambda: rescale.job_submit(PLATFORM, TOKEN, "job", key),

@@ -454,10 +454,11 @@ def test_a_file_that_changes_while_it_is_sent_is_an_error(whole, moment, change,
 
 @pytest.mark.parametrize("answer", [
     {"decryptedSize": 199_999}, {"fileChecksums": [{"hashFunction": "sha512", "fileHash": "0" * 128}]},
-], ids=["size", "sum"])
+    {"md5": "0" * 32},
+], ids=["size", "SHA-512", "MD5"])
 def test_what_is_stored_otherwise_than_it_was_sent_is_not_taken(answer, clock, archive, capsys):
     connect(lambda _: (201, {"id": "abCdEf", **answer}))
-    with pytest.raises(rescale.RescaleError, match=r"199999|SHA-512"):
+    with pytest.raises(rescale.RescaleError, match=r"199999|sha512|md5"):
         rescale.upload_local_files(PLATFORM, TOKEN)
     assert "uploaded" not in capsys.readouterr().out
     connect(lambda _: (201, {"id": "abCdEf"}))  # one that says nothing of what it has stored is believed
