@@ -285,8 +285,8 @@ def create_tar_gz(input_path: str | os.PathLike[str] | None = None, output_filen
             _pack([path for path in files if path not in holders], output, keys)
             break
         except _HoldsKey as found:  # which is known only when the file has been read, so the archive starts anew
-            holders.add(found.path)
-            _say(f"- left out: {found.path.name} (holds an API key)")
+            holders.add(found.args[0])
+            _say(f"- left out: {found.args[0].name} (holds an API key)")
             if len(holders) == len(files):
                 raise RescaleError(f"input_path {folder.absolute()}: nothing is left to pack") from None
     _say(f"Successfully created {output.name} in {output.parent}")
@@ -337,140 +337,128 @@ def _is_bookkeeping(path: Path) -> bool:
     return path in (job, *links) and job.is_file() and any(link.is_file() for link in links)
 
 
-def _pack(files: list[Path], output: Path, keys: set[str]) -> None:
+def _pack(files: list[Path], output: Path, keys: list[bytes]) -> None:
     """Write the archive of these files, unless one of them holds a key."""
     with _file_errors(f"{output.name} was not created"), _whole_file(output) as file, \
-            _Progress(f"packing {output.name}", sum(path.stat().st_size for path in files)) as progress, \
-            _GzipWriter(file, progress) as writer, \
-            tarfile.TarFile(
-                fileobj=cast(BinaryIO, writer), mode="w", dereference=True, copybufsize=CHUNK
-            ) as tar:
-        for path in files:
-            _add(tar, path, keys)
+            _Progress(f"packing {output.name}", sum(path.stat().st_size for path in files)) as progress:
+        for data in _gzip(_tar(files, keys, progress)):
+            file.write(data)
 
 
-def _add(tar: tarfile.TarFile, path: Path, keys: set[str]) -> None:
-    """Add one file, without the user names of this machine, which mean nothing on the cluster."""
-    try:
-        with path.open("rb") as source:
-            member = tar.gettarinfo(arcname=path.name, fileobj=source)
-            member.uid = member.gid = 0
-            member.uname = member.gname = ""
-            member.mtime = int(member.mtime)  # fractions would cost an extra header per file
-            before = os.fstat(source.fileno())
-            tar.addfile(member, cast(BinaryIO, _Watched(path, source, keys)))
-            after = os.fstat(source.fileno())
-            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-                raise OSError("it changed meanwhile")
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-            raise  # not this file is to blame, but the archive's disk
-        raise RescaleError(
-            f"{path} could not be packed whole: {error.strerror or error}. Nothing was uploaded; see that the file "
-            "can be read and that no program is writing to it, then start again"
-        ) from error
+def _tar(files: list[Path], keys: list[bytes], progress: _Progress) -> Iterator[bytes]:
+    """The tar archive of these files, piece by piece."""
+    size = 2 * tarfile.BLOCKSIZE  # of the end
+    for path in files:
+        try:
+            for piece in _member(path, keys):
+                size += len(piece)
+                progress.add(len(piece))
+                yield piece
+        except OSError as error:
+            raise RescaleError(
+                f"{path} could not be packed whole: {error.strerror or error}. Nothing was uploaded; see that the "
+                "file can be read and that no program is writing to it, then start again"
+            ) from error
+    yield bytes(2 * tarfile.BLOCKSIZE + -size % tarfile.RECORDSIZE)
+
+
+def _member(path: Path, keys: list[bytes]) -> Iterator[bytes]:
+    """One file in a tar archive, without the user names of this machine, which mean nothing on the cluster."""
+    with path.open("rb") as file:
+        facts = os.fstat(file.fileno())
+        member = tarfile.TarInfo(path.name)
+        member.size, member.mode = facts.st_size, facts.st_mode
+        member.mtime = int(facts.st_mtime)  # fractions would cost an extra header per file
+        yield member.tobuf()
+        left, before = member.size, b""
+        overlap = max(KEY_LENGTH, *map(len, keys), 0)
+        while left:
+            block = file.read(min(CHUNK, left))
+            if not block:
+                break
+            text = before + block
+            if _holds_key(text, keys):
+                raise _HoldsKey(path)
+            left, before = left - len(block), text[-overlap:]
+            yield block
+        after = os.fstat(file.fileno())
+        if left or (after.st_size, after.st_mtime_ns) != (facts.st_size, facts.st_mtime_ns):
+            raise OSError("it changed meanwhile")
+        yield bytes(-member.size % tarfile.BLOCKSIZE)
 
 
 class _HoldsKey(Exception):
-    """A file that was about to be packed holds an API key."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.path = path
+    """A file, the argument, that was about to be packed holds an API key."""
 
 
-class _Watched:
-    """A file that must not hold a key, in UTF-8 or UTF-16, looked through while it is read."""
-
-    LONGEST = 400  # bytes that a word and a key behind it take at the most: what two reads must overlap by
-    WORDS = tuple(word.encode(code) for word in ("token", "apikey", "api_key") for code in ("utf-8", "utf-16-le"))
-    KEY = re.compile(rb"(token|apikey|api_key)[^0-9a-z]{1,12}[0-9a-f]{40}(?![0-9a-f])")
-
-    def __init__(self, path: Path, source: BinaryIO, keys: set[str]) -> None:
-        self.path, self.source, self.end = path, source, b""
-        self.overlap = max(self.LONGEST, *(4 * len(key) for key in keys), 0)
-        self.keys = [
-            key.encode(code) for word in keys for key in {word, word.lower(), word.upper()}
-            for code in ("utf-8", "utf-16-le", "utf-16-be")
-        ]
-
-    def read(self, size: int = -1) -> bytes:
-        block = self.source.read(size)
-        text = self.end + block
-        self.end = text[-self.overlap:]
-        if b"k" in text or b"K" in text:  # as in each of the words; most of what is packed are numbers
-            lower = text.lower()
-            if any(word in lower and self.KEY.search(lower.replace(b"\0", b"")) for word in self.WORDS):
-                raise _HoldsKey(self.path)
-        if any(key in text for key in self.keys):
-            raise _HoldsKey(self.path)
-        return block
+KEY_LENGTH = 400  # bytes that a word and a key behind it take at the most: what two reads must overlap by
+KEY_WORDS = tuple(word.encode(code) for word in ("token", "apikey", "api_key") for code in ("utf-8", "utf-16-le"))
+KEY = re.compile(rb"(token|apikey|api_key)[^0-9a-z]{1,12}[0-9a-f]{40}(?![0-9a-f])")
 
 
-def _known_keys() -> set[str]:
+def _holds_key(text: bytes, keys: list[bytes]) -> bool:
+    """Whether a key is in there, or what looks like one, in UTF-8 or UTF-16."""
+    if b"k" in text or b"K" in text:  # as in each of the words; most of what is packed are numbers
+        lower = text.lower()
+        if any(word in lower and KEY.search(lower.replace(b"\0", b"")) for word in KEY_WORDS):
+            return True
+    return any(key in text for key in keys)
+
+
+def _known_keys() -> list[bytes]:
     """All keys that this machine is known to have: in use, in the environment, in any profile."""
     keys = {os.environ.get("RESCALE_API_KEY", "").strip(), *_secrets}
     with contextlib.suppress(RescaleError):
         keys |= {section.get(name, "") for section in _apiconfig()[1].values() for name in ("apikey", "api_key")}
-    return {key.split()[-1] for key in keys if len(key) >= 8}
+    words = {key.split()[-1] for key in keys if len(key) >= 8}
+    return [
+        key.encode(code) for word in words for key in {word, word.lower(), word.upper()}
+        for code in ("utf-8", "utf-16-le", "utf-16-be")
+    ]
 
 
-class _GzipWriter:
-    """Writes one ordinary gzip member whose blocks are deflated on all cores, as pigz does.
+def _gzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """One ordinary gzip member whose blocks are deflated on all cores, as pigz does.
 
     zlib lets go of the interpreter's lock while it works. Each block starts with the end of the one before it as its
     dictionary, so that hardly anything is lost against deflating in one piece.
     """
-
-    def __init__(self, file: BinaryIO, progress: _Progress) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.threads = min(cores, 32)  # blocks in work are memory
-        self.pool = concurrent.futures.ThreadPoolExecutor(self.threads)
-        self.pending: collections.deque[concurrent.futures.Future[bytes]] = collections.deque()
-        self.file, self.progress = file, progress
-        self.pieces: list[bytes] = []  # written, but not yet a block
-        self.held, self.window = 0, b""
-        self.crc = self.size = 0
-
-    def __enter__(self) -> _GzipWriter:
-        self.file.write(b"\x1f\x8b\x08\0" + bytes(5) + b"\xff")  # gzip, deflate; no name, no time, any system
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self.pool:
-            if kind is None:
-                self._deflate(last=True)
-                self.file.write(struct.pack("<LL", self.crc, self.size & 0xFFFFFFFF))
-
-    def tell(self) -> int:
-        return self.size + self.held
-
-    def write(self, data: bytes) -> int:
-        self.pieces.append(data)
-        self.held += len(data)
-        if self.held >= CHUNK:
-            self._deflate()
-        return len(data)
-
-    def _deflate(self, last: bool = False) -> None:
-        """Hand a block to the pool, and write what is finished, in order."""
-        block = b"".join(self.pieces)
-        self.pieces, self.held = [], 0
-        self.crc = zlib.crc32(block, self.crc)
-        self.size += len(block)
-        self.pending.append(self.pool.submit(_deflated, block, self.window, last))
-        self.window = block[-(1 << 15):]
-        while self.pending and (last or len(self.pending) > 2 * self.threads):
-            self.file.write(self.pending.popleft().result())
-        self.progress.add(len(block))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = min(cores, 32)  # blocks in work are memory
+    pending: collections.deque[concurrent.futures.Future[bytes]] = collections.deque()
+    checksum, size, window = 0, 0, b""
+    yield b"\x1f\x8b\x08\0" + bytes(5) + b"\xff"  # gzip, deflate; no name, no time, any system
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for block in _joined(pieces):
+            checksum, size = zlib.crc32(block, checksum), size + len(block)
+            pending.append(pool.submit(_deflated, block, window))
+            window = block[-(1 << 15):]
+            if len(pending) > 2 * threads:
+                yield pending.popleft().result()
+        for deflated in pending:
+            yield deflated.result()
+    yield b"\3\0" + struct.pack("<LL", checksum, size & 0xFFFFFFFF)  # behind an empty last block
 
 
-def _deflated(block: bytes, window: bytes, last: bool) -> bytes:
+def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in blocks of CHUNK at least."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= CHUNK:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)
+
+
+def _deflated(block: bytes, window: bytes) -> bytes:
     """The block as deflate data, or stored where two samples say that nothing would be gained."""
     samples = (block[:SAMPLE], block[len(block) // 2:][:SAMPLE])
     level = 0 if all(len(zlib.compress(sample, 1)) > 0.98 * len(sample) for sample in samples) else LEVEL
     deflate = zlib.compressobj(level, zlib.DEFLATED, -15, zdict=window)
-    return deflate.compress(block) + deflate.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
+    return deflate.compress(block) + deflate.flush(zlib.Z_SYNC_FLUSH)
 
 
 # 3. Upload
