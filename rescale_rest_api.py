@@ -648,7 +648,7 @@ def _send_volume(access: Access, source: _Source, progress: _Progress, journal: 
 
     try:
         identifier: str = _request(
-            access, "POST", "files/contents/", fresh=fresh, read=stored, read_timeout=UPLOAD_TIMEOUT, stop=source.stop
+            access, "POST", "files/contents/", content=fresh, read=stored, read_timeout=UPLOAD_TIMEOUT, stop=source.stop
         )
     except RescaleError as error:
         if error.status == 413:
@@ -768,7 +768,7 @@ def job_setup(
             }
         ],
     }
-    reply = _request((rescale_platform, my_token), "POST", "jobs/", fresh=lambda: {"json": job})
+    reply = _request((rescale_platform, my_token), "POST", "jobs/", content={"json": job})
     job_id = _identifier(reply, "the new job")
     _say(f"Job_ID: {job_id}")
     return job_id
@@ -1060,7 +1060,7 @@ def _start(access: Access, job_id: str, again: bool) -> bool:
     try:
         # An unclear answer may hide a start: the platform gets time to show it before the request is repeated.
         _request(
-            access, "POST", f"jobs/{job_id}/submit/", fresh=lambda: {"json": {}}, read=_nothing, settled=settled
+            access, "POST", f"jobs/{job_id}/submit/", content={"json": {}}, read=_nothing, settled=settled
         )
     except RescaleError as error:
         if error.status is None:
@@ -1232,7 +1232,7 @@ class _Log:
         """The last lines, or None for any answer that is not lines: there is nothing to read yet, or no more."""
         path = f"jobs/{self.job_id}/runs/1/tail/{self.paths[0]}"
         try:
-            reply = _request(self.access, "GET", path, fresh=lambda: {"params": {"lines": LOG_LINES}}, patience=0)
+            reply = _request(self.access, "GET", path, content={"params": {"lines": LOG_LINES}}, patience=0)
         except RescaleError as error:
             self.looked_at += max(0, error.retry_after - LOG_INTERVAL)
             return None
@@ -1380,7 +1380,7 @@ def _finished_log(access: Access, files: list[_File], patience: float | None, *,
     headers = {"Range": f"bytes={first}-{log.size - 1}", "Accept-Encoding": "identity"}
     try:
         content: bytes = _request(
-            access, "GET", f"files/{log.id}/contents/", fresh=lambda: {"headers": headers}, read=end, elsewhere=True,
+            access, "GET", f"files/{log.id}/contents/", content={"headers": headers}, read=end, elsewhere=True,
             patience=None if patience is None else min(patience, PATIENCE),
         )
     except RescaleError as error:
@@ -1790,7 +1790,7 @@ def _receive(
         before = have
         try:
             _request(
-                access, "GET", f"files/{file.id}/contents/", fresh=missing, read=save, elsewhere=True, stop=stop,
+                access, "GET", f"files/{file.id}/contents/", content=missing, read=save, elsewhere=True, stop=stop,
                 settled=lambda: have == end,
             )
         except RescaleError:
@@ -2075,7 +2075,7 @@ def job_stop(rescale_platform: str, my_token: str, job_id: str) -> None:
     """
     _check_job_id(job_id)
     access = rescale_platform, my_token
-    _request(access, "POST", f"jobs/{job_id}/stop/", fresh=lambda: {"json": {}}, read=_nothing)
+    _request(access, "POST", f"jobs/{job_id}/stop/", content={"json": {}}, read=_nothing)
     _say(f"Job {job_id} : stop requested")
 
 
@@ -2548,7 +2548,7 @@ def _request(
     method: str,
     path: str,
     *,
-    fresh: Callable[[], dict[str, Any]] = dict,
+    content: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     read: Callable[[requests.Response], Any] | None = None,
     settled: Callable[[], bool] | None = None,
     patience: float | None = None,
@@ -2559,9 +2559,10 @@ def _request(
 ) -> Any:
     """Send one request, repeat it while it fails in a way that may pass, and return what `read` makes of the answer.
 
-    `fresh` builds what is sent, anew for each try. `settled` tells, before a repeat, that none is needed. `patience`
-    is in seconds of faults; 0: one try, infinity: for job_monitor. `elsewhere` allows a redirect to another host,
-    which never gets the token. `stop` ends the repeating. `meanwhile` is said of an outage that is waited out.
+    `content` is what requests is given, or builds it anew for each try. `settled` tells, before a repeat, that none is
+    needed. `patience` is in seconds of faults; 0: one try, infinity: for job_monitor. `elsewhere` allows a redirect to
+    another host, which never gets the token. `stop` ends the repeating. `meanwhile` is said of an outage that is
+    waited out.
     Raises RescaleError at once for what the server refuses, else when patience is over.
     """
     platform, token = _platform(access[0]), _authorization(access[1])
@@ -2576,7 +2577,8 @@ def _request(
         began = time.monotonic()
         try:
             answer = _attempt(
-                platform, token, method, path, fresh(), read or _json, read_timeout or READ_TIMEOUT, elsewhere
+                platform, token, method, path, content() if callable(content) else content or {}, read or _json,
+                read_timeout or READ_TIMEOUT, elsewhere,
             )
             if lost_at is not None and patience == math.inf:
                 _say(f"- {host} is back after {_duration(time.monotonic() - lost_at)}")
@@ -2619,19 +2621,19 @@ def _attempt(
     token: str,
     method: str,
     path: str,
-    content: dict[str, Any],
+    content: Mapping[str, Any],
     read: Callable[[requests.Response], Any],
     read_timeout: float,
     elsewhere: bool,
 ) -> Any:
     """Send one request once. Raises _Fault for what may pass, RescaleError for what will not."""
     url = f"{platform}/api/v2/{quote(path)}"
-    headers = {**content.pop("headers", {}), "Authorization": token}
+    content = {**content, "headers": {**content.get("headers", {}), "Authorization": token}}
     check_redirect = functools.partial(_check_redirect, platform, elsewhere)
     # `from None`, for what requests and urllib3 say may quote the server's bytes, or the proxy's password.
     try:
         with _session(os.getpid()).request(
-            method, url, headers=headers, timeout=(CONNECT_TIMEOUT, read_timeout), stream=True,
+            method, url, timeout=(CONNECT_TIMEOUT, read_timeout), stream=True,
             allow_redirects=method == "GET", hooks={"response": check_redirect},
             proxies={"http": "", "https": ""} if _is_loopback(url) else None, **content,
         ) as response:
@@ -2861,8 +2863,7 @@ def _pages(
         asked.append(query)
         try:
             results, following = _request(
-                access, "GET", path, fresh=functools.partial(_params, query), read=_page, patience=patience,
-                meanwhile=meanwhile,
+                access, "GET", path, content={"params": query}, read=_page, patience=patience, meanwhile=meanwhile
             )
         except RescaleError as error:
             if error.status == 404 and len(asked) > 1:
@@ -2873,10 +2874,6 @@ def _pages(
             return
         query = {**query, **dict(parse_qsl(following.partition("?")[2]))}
     raise RescaleError(f"{path}: the platform's list has no end")
-
-
-def _params(query: dict[str, Any]) -> dict[str, Any]:
-    return {"params": query}
 
 
 def _page(response: requests.Response) -> tuple[list[dict[str, Any]], str | None]:
