@@ -529,24 +529,21 @@ class _Volume(NamedTuple):
 def _upload(access: Access, path: Path, volume_size: int) -> tuple[list[str], bool]:
     """Send what the platform lacks of a file; return the ids of its parts, and whether anything was sent."""
     # Open throughout: what is sent again after a fault is the same file, whatever has its name by then.
-    with _file_errors(f"{path} could not be uploaded"), path.open("rb") as file, _stopping() as stop:
+    with _file_errors(f"{path} could not be uploaded"), path.open("rb") as file:
         before = os.fstat(file.fileno())
-        source = _Source(path, file, stop)
-        volumes = _volumes(path.name, before.st_size, volume_size)
-        journal = path.with_name(f".{path.name}.uploaded")
-        known = _read_journal(journal)
-        held = list(_at_once(functools.partial(_held, access, source, known), volumes)) if known else []
-        ids = dict(zip(volumes, held))
-        missing = [volume for volume in volumes if not ids.get(volume)]
-        if missing and len(missing) < len(volumes):
-            _say(f"- {path.name}: {len(volumes) - len(missing)} of {len(volumes)} parts are on the platform already")
-        with _Progress(f"uploading {path.name}", sum(volume.size for volume in missing)) as progress:
-            sent = _at_once(functools.partial(_send_volume, access, source, progress, journal), missing)
-            ids.update(zip(missing, sent))
+        with _Progress(f"uploading {path.name}", before.st_size) as progress:
+            source = _Source(path, file, progress)
+            stored = list(_at_once(
+                functools.partial(_store, access, source, source.journal()),
+                _volumes(path.name, before.st_size, volume_size),
+            ))
         after = os.fstat(file.fileno())
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise source.changed()
-    return [str(ids[volume]) for volume in volumes], bool(missing)
+    held = [sent for _, sent in stored].count(False)
+    if 0 < held < len(stored):
+        _say(f"- {path.name}: {held} of {len(stored)} parts are on the platform already")
+    return [identifier for identifier, _ in stored], held < len(stored)
 
 
 def _volumes(name: str, size: int, volume_size: int) -> list[_Volume]:
@@ -561,10 +558,11 @@ def _volumes(name: str, size: int, volume_size: int) -> list[_Volume]:
 
 
 class _Source:
-    """A file that several connections read at once."""
+    """A file that several connections read at once, and the journal of what the platform holds of it."""
 
-    def __init__(self, path: Path, file: BinaryIO, stop: threading.Event) -> None:
-        self.path, self.file, self.stop = path, file, stop
+    def __init__(self, path: Path, file: BinaryIO, progress: _Progress) -> None:
+        self.path, self.file, self.progress = path, file, progress
+        self.journal_file = path.with_name(f".{path.name}.uploaded")
         self.lock = threading.Lock()
 
     def blocks(self, volume: _Volume, size: int) -> Iterator[bytes]:
@@ -574,7 +572,7 @@ class _Source:
             with self.lock:
                 self.file.seek(position)
                 block = self.file.read(wanted)
-            if self.stop.is_set():
+            if self.progress.stop.is_set():
                 raise _Fault("stopped")
             if len(block) < wanted:
                 raise self.changed()
@@ -592,50 +590,30 @@ class _Source:
             "then start again"
         )
 
+    def journal(self) -> list[tuple[str, str]]:
+        """SHA-512 and id of the parts stored, the newest first; what cannot be read costs an upload, no more."""
+        text = ""
+        with contextlib.suppress(OSError):
+            text = self.journal_file.read_text("ascii", "replace")
+        return re.findall(r"^([0-9a-f]{128}) ([\w-]{1,64})$", text, re.MULTILINE)[::-1]
 
-def _read_journal(journal: Path) -> dict[str, list[str]]:
-    """The ids under which parts were stored, by their SHA-512; whatever cannot be read costs an upload, no more."""
-    known: dict[str, list[str]] = {}
-    with contextlib.suppress(OSError):
-        for match in re.finditer(r"^([0-9a-f]{128}) ([\w-]{1,64})$", journal.read_text("ascii", "replace"), re.M):
-            known.setdefault(match[1], []).append(match[2])
-    return known
-
-
-def _write_journal(journal: Path, checksum: str, identifier: str) -> None:
-    with contextlib.suppress(OSError), journal.open("a", encoding="ascii") as file:
-        file.write(f"\n{checksum} {identifier}\n")  # the first line end closes what a kill has left open
+    def note(self, checksum: str, identifier: str) -> None:
+        with contextlib.suppress(OSError), self.journal_file.open("a", encoding="ascii") as file:
+            file.write(f"\n{checksum} {identifier}\n")  # the first line end closes what a kill has left open
 
 
-def _held(access: Access, source: _Source, known: Mapping[str, list[str]], volume: _Volume) -> str | None:
-    """The id under which the platform confirms to hold this part: of that name, size and SHA-512, and not deleted."""
+def _store(
+    access: Access, source: _Source, journal: list[tuple[str, str]], volume: _Volume
+) -> tuple[str, bool]:
+    """Upload a part unless the platform confirms to hold it; return its id, and whether it was sent."""
     checksum = source.checksum(volume)
-    for identifier in reversed(known.get(checksum, [])):
-        try:
-            file = _file(_object(_request(access, "GET", f"files/{identifier}/"), "a file"))
-        except RescaleError as error:
-            if error.status not in (401, 403, 404):
-                raise
-            continue
-        if (file.name, file.size, file.algorithm, file.checksum) == (volume.name, volume.size, "sha512", checksum) \
-                and file.uploaded and not file.is_deleted:
-            return identifier
-    return None
-
-
-def _send_volume(access: Access, source: _Source, progress: _Progress, journal: Path, volume: _Volume) -> str:
-    """Upload a part and return its id; what the platform says that it got must be what was sent."""
-    checksum = source.checksum(volume)
-    sending: list[_Part] = []
-
-    def fresh() -> dict[str, Any]:  # an encoder is single-use: sent twice it hangs
-        if sending:
-            progress.add(-sending.pop().sent)
-        sending.append(_Part(source, volume, progress))
-        encoder = MultipartEncoder({"file": (volume.name, sending[0], "application/octet-stream")})
-        return {"data": _Body(encoder), "headers": {"Content-Type": encoder.content_type}}
+    for known, identifier in journal:
+        if known == checksum and _is_held(access, identifier, volume, checksum):
+            source.progress.add(volume.size)
+            return identifier, False
 
     def stored(response: requests.Response) -> str:
+        """The id; what the platform says that it got must be what was sent."""
         reply = _object(_json(response), "the answer to the upload")
         identifier, size, (algorithm, digest) = _identifier(reply, "the upload"), _size(reply), _checksum(reply)
         if size not in (None, volume.size):
@@ -646,44 +624,52 @@ def _send_volume(access: Access, source: _Source, progress: _Progress, journal: 
             raise _Fault(f"{volume.name} was stored with another {algorithm} than it has")
         return identifier
 
+    form = _Form(source, volume)
     try:
-        identifier: str = _request(
-            access, "POST", "files/contents/", content=fresh, read=stored, read_timeout=UPLOAD_TIMEOUT, stop=source.stop
+        identifier = _request(
+            access, "POST", "files/contents/", content={"data": form, "headers": form.headers}, read=stored,
+            read_timeout=UPLOAD_TIMEOUT, stop=source.progress.stop,
         )
     except RescaleError as error:
         if error.status == 413:
             raise RescaleError(f"{error}. {volume.name} has {volume.size:,} bytes", 413) from error
         raise
-    _write_journal(journal, checksum, identifier)
-    return identifier
+    source.note(checksum, identifier)
+    return identifier, True
 
 
-class _Part:
-    """A part of a file as the multipart encoder reads it."""
-
-    def __init__(self, source: _Source, volume: _Volume, progress: _Progress) -> None:
-        self.blocks, self.progress = source.blocks(volume, CHUNK), progress
-        self.sent, self.len = 0, volume.size  # `len`: what is left
-        self.rest = b""
-
-    def read(self, size: int = -1) -> bytes:
-        block = self.rest or next(self.blocks, b"")
-        block, self.rest = (block, b"") if size < 0 else (block[:size], block[size:])
-        self.len -= len(block)
-        self.sent += len(block)
-        self.progress.add(len(block))
-        return block
+def _is_held(access: Access, identifier: str, volume: _Volume, checksum: str) -> bool:
+    """Whether the platform confirms to hold a part: of that name, size and SHA-512, and not deleted."""
+    try:
+        file = _file(_object(_request(access, "GET", f"files/{identifier}/"), "a file"))
+    except RescaleError as error:
+        if error.status not in (401, 403, 404):
+            raise
+        return False
+    return (file.name, file.size, file.algorithm, file.checksum) == (volume.name, volume.size, "sha512", checksum) \
+        and file.uploaded and not file.is_deleted
 
 
-class _Body:
-    """A request's body that is iterated over, so that it is sent in chunks of our size, whatever urllib3's is."""
+class _Form:
+    """A form around a part of a file; iterated over, so that it goes in chunks of our size, whatever urllib3's is."""
 
-    def __init__(self, encoder: Any) -> None:
-        self.encoder, self.len = encoder, encoder.len
+    def __init__(self, source: _Source, volume: _Volume) -> None:
+        form = MultipartEncoder({"file": (volume.name, b"", "application/octet-stream")})
+        self.headers = {"Content-Type": form.content_type}
+        self.head, end, rest = form.to_string().rpartition(b"\r\n--")
+        self.tail = end + rest
+        self.source, self.volume, self.sent = source, volume, 0
+        self.len = len(self.head) + volume.size + len(self.tail)
 
     def __iter__(self) -> Iterator[bytes]:
-        while block := self.encoder.read(CHUNK):
+        self.source.progress.add(-self.sent)  # of a try before
+        self.sent = 0
+        yield self.head
+        for block in self.source.blocks(self.volume, CHUNK):
             yield block
+            self.sent += len(block)
+            self.source.progress.add(len(block))
+        yield self.tail
 
 
 # 4. Set-up
@@ -1442,9 +1428,9 @@ def job_download(rescale_platform: str, my_token: str, job_name: str, job_id: st
     failed: list[str] = []
     _say(f"Total {len(files)} files will be downloaded")
     with _file_errors(f"job {job_id} could not be downloaded; what has arrived is kept and not fetched again"), \
-            _stopping() as stop, _Progress("downloading", total) as progress:
+            _Progress("downloading", total) as progress:
         _check_space(folder, files, targets)
-        fetch = functools.partial(_fetch, _Transfer(access, progress, stop))
+        fetch = functools.partial(_fetch, access, progress)
         # Small files come at once, a large one in ranges at once; the lines are printed in the list's order.
         small = _at_once(fetch, [pair for pair in zip(files, targets) if pair[0].size <= VOLUME])
         for number, (file, target) in enumerate(zip(files, targets), 1):
@@ -1655,20 +1641,12 @@ def _check_space(folder: Path, files: list[_File], targets: list[Path]) -> None:
         )
 
 
-class _Transfer(NamedTuple):
-    """What the downloads of one job share."""
-
-    access: Access
-    progress: _Progress
-    stop: threading.Event
-
-
-def _fetch(transfer: _Transfer, pair: tuple[_File, Path]) -> str:
+def _fetch(access: Access, progress: _Progress, pair: tuple[_File, Path]) -> str:
     """Download one file unless it is there already; tell how it went."""
     file, target = pair
     part = target.with_name(f".{file.id}.part")
     if os.path.isfile(target) and file.algorithm and _is_right(target, file):  # noqa: PTH113  # False if too long a name
-        transfer.progress.add(file.size)
+        progress.add(file.size)
         return HERE
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -1679,9 +1657,9 @@ def _fetch(transfer: _Transfer, pair: tuple[_File, Path]) -> str:
         return f"cannot be written here: {error.strerror}"
     with output:
         for _ in range(2):
-            if _complete(transfer, file, target.parent, output):
+            if _complete(access, progress, file, target.parent, output):
                 break
-            transfer.progress.add(-file.size)
+            progress.add(-file.size)
             output.truncate(0)
             _say(f"- {file.name} arrived damaged")
         else:
@@ -1702,7 +1680,7 @@ def _fetch(transfer: _Transfer, pair: tuple[_File, Path]) -> str:
     return FETCHED
 
 
-def _complete(transfer: _Transfer, file: _File, folder: Path, output: BinaryIO) -> bool:
+def _complete(access: Access, progress: _Progress, file: _File, folder: Path, output: BinaryIO) -> bool:
     """Bring `output`, which always is a beginning of the file, to its end; tell whether it is the platform's then."""
     digest = hashlib.new(file.algorithm or "md5", usedforsecurity=False)
     output.seek(0)
@@ -1712,8 +1690,8 @@ def _complete(transfer: _Transfer, file: _File, folder: Path, output: BinaryIO) 
         have += len(block)
     if have > file.size:
         output.truncate(0)
-        return _complete(transfer, file, folder, output)
-    transfer.progress.add(have)
+        return _complete(access, progress, file, folder, output)
+    progress.add(have)
 
     def append(block: bytes) -> None:
         output.write(block)
@@ -1723,7 +1701,7 @@ def _complete(transfer: _Transfer, file: _File, folder: Path, output: BinaryIO) 
     step = min(max(RANGE[0], -(-file.size // RANGES)), RANGE[1])
     if file.size - have > VOLUME and file.algorithm:
         ranges = [(start, min(start + step, file.size)) for start in range(have, file.size, step)]
-        ahead = functools.partial(_range, transfer, file, folder)
+        ahead = functools.partial(_range, access, progress, file, folder)
         with contextlib.suppress(_NoRanges):
             for content in _at_once(ahead, ranges):
                 with content:
@@ -1731,15 +1709,15 @@ def _complete(transfer: _Transfer, file: _File, folder: Path, output: BinaryIO) 
                         append(block)
     have = output.tell()
     if have < file.size:
-        _receive(transfer, file, (have, file.size), append)
+        _receive(access, progress, file, (have, file.size), append)
     return not file.algorithm or digest.hexdigest() == file.checksum
 
 
-def _range(transfer: _Transfer, file: _File, folder: Path, span: tuple[int, int]) -> BinaryIO:
+def _range(access: Access, progress: _Progress, file: _File, folder: Path, span: tuple[int, int]) -> BinaryIO:
     """Fetch a range ahead of its turn into a file without a name, of which a kill leaves nothing."""
     content = cast(BinaryIO, tempfile.TemporaryFile(dir=folder))  # noqa: SIM115  # closed by whoever appends it
     try:
-        _receive(transfer, file, span, content.write, one_of_many=True)
+        _receive(access, progress, file, span, content.write, one_of_many=True)
         content.seek(0)
     except BaseException:
         content.close()
@@ -1748,10 +1726,10 @@ def _range(transfer: _Transfer, file: _File, folder: Path, span: tuple[int, int]
 
 
 def _receive(
-    transfer: _Transfer, file: _File, span: tuple[int, int], take: Callable[[bytes], Any], *, one_of_many: bool = False
+    access: Access, progress: _Progress, file: _File, span: tuple[int, int], take: Callable[[bytes], Any],
+    *, one_of_many: bool = False,
 ) -> None:
     """Fetch the bytes of a file from the first of `span` up to the second; what has come survives a broken line."""
-    access, progress, stop = transfer
     have, end = span
 
     def missing() -> dict[str, Any]:
@@ -1775,7 +1753,7 @@ def _receive(
         # We asked for the bytes as they are: if their number is right they are not encoded, whatever the label says.
         plain = response.headers.get("Content-Length") == str(end - have + known)
         for block in _blocks(response, decode=not plain):
-            if stop.is_set():
+            if progress.stop.is_set():
                 raise _Fault("stopped")
             known, block = max(0, known - len(block)), block[known:]
             if have + len(block) > end:
@@ -1790,11 +1768,12 @@ def _receive(
         before = have
         try:
             _request(
-                access, "GET", f"files/{file.id}/contents/", content=missing, read=save, elsewhere=True, stop=stop,
+                access, "GET", f"files/{file.id}/contents/", content=missing, read=save, elsewhere=True,
+                stop=progress.stop,
                 settled=lambda: have == end,
             )
         except RescaleError:
-            if stop.is_set() or have == before:  # as long as some of it comes, a bad line is worth another try
+            if progress.stop.is_set() or have == before:  # as long as some of it comes, a bad line is worth another try
                 raise
 
 
@@ -3016,16 +2995,6 @@ def _in_use(path: Path) -> RescaleError:
 _connections = threading.BoundedSemaphore(CONNECTIONS)
 
 
-@contextlib.contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that is set when the block is left, by an error or Ctrl-C say: nothing goes on behind one's back."""
-    stop = threading.Event()
-    try:
-        yield stop
-    finally:
-        stop.set()
-
-
 def _at_once(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Yield work(item) for each item, in order, CONNECTIONS of them at a time.
 
@@ -3053,18 +3022,23 @@ def _work(future: concurrent.futures.Future[R], work: Callable[[T], R], item: T)
 
 
 class _Progress:
-    """How far a long transfer is: one line redrawn on a terminal, elsewhere a line each tenth or half minute."""
+    """How far a long transfer is: one line redrawn on a terminal, elsewhere a line each tenth or half minute.
+
+    `stop` is set when its block is left, by an error or Ctrl-C say: no thread goes on behind one's back.
+    """
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total, self.done = what, total, 0
         self.began = self.shown_at = time.monotonic()
         self.tenth = 0
         self.lock = threading.Lock()
+        self.stop = threading.Event()
 
     def __enter__(self) -> _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop.set()
         _redraw("")
 
     def add(self, size: int) -> None:
