@@ -1769,8 +1769,7 @@ def _receive(
         try:
             _request(
                 access, "GET", f"files/{file.id}/contents/", content=missing, read=save, elsewhere=True,
-                stop=progress.stop,
-                settled=lambda: have == end,
+                stop=progress.stop, settled=lambda: have == end,
             )
         except RescaleError:
             if progress.stop.is_set() or have == before:  # as long as some of it comes, a bad line is worth another try
@@ -2504,16 +2503,14 @@ def _job_id_of(text: str) -> str:
 # Talking to the platform
 
 
-class _Fault(Exception):
+class _Fault(RescaleError):
     """Something that may pass, so that the request is worth repeating."""
 
     def __init__(
-        self, text: str, *, retry_after: float = 0, status: int | None = None, final: bool = False,
+        self, text: str, status: int | None = None, retry_after: float = 0, *, final: bool = False,
         unreachable: bool = False,
     ) -> None:
-        super().__init__(_printable(text))
-        self.retry_after = retry_after  # seconds that the server asked for
-        self.status = status  # of the HTTP answer
+        super().__init__(text, status, retry_after)
         self.final = final  # waiting hardly helps
         self.unreachable = unreachable  # no answer of anybody: likely to be the user's network or spelling
 
@@ -2706,7 +2703,7 @@ def _raise_for_status(response: requests.Response, platform: str) -> None:
         said = f"({_short(kind)})" if "html" in kind or not body else _short(body.decode("utf-8", "replace"))
     words = f"{status} {response.reason or ''}: {said}".replace(" : ", ": ")
     if status < 400 or status in (408, 429) or status >= 500:
-        raise _Fault(words, retry_after=_retry_after(response), status=429 if status == 429 else None)
+        raise _Fault(words, 429 if status == 429 else None, _retry_after(response))
     hint = {
         401: f" (a key belongs to one region: is it one of {platform}, and still valid?)",
         404: " (of another region, deleted, or of a rehearsal?)",
@@ -2714,7 +2711,7 @@ def _raise_for_status(response: requests.Response, platform: str) -> None:
     }.get(status, "")
     text = f"{response.request.method} {response.url} was refused: {words}{hint}"
     if not own:  # of a proxy, or of a gateway in trouble
-        raise _Fault(text, status=status, final=True)
+        raise _Fault(text, status, final=True)
     raise RescaleError(text, status)
 
 
