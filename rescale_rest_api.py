@@ -1118,13 +1118,13 @@ def _statuses(access: Access, job_id: str, patience: float | None = None) -> lis
     """The job's status history, oldest first as far as that can be told; only what is shown depends on the order."""
     meanwhile = "the job runs on, " if job_id in _seen else ""
     history = [
-        _Status(" ".join(item["status"].split()), _date(item.get("statusDate")), _text(item.get("statusReason")))
+        _Status(_short(_text(item, "status")), _date(_text(item, "statusDate")), _short(_text(item, "statusReason")))
         for item in _pages(access, f"jobs/{job_id}/statuses/", patience, meanwhile=meanwhile)
-        if _text(item.get("status"))
+        if _text(item, "status").strip()
     ]
     if history:
         _seen.add(job_id)
-    if not history or history[-1].status.casefold() not in ENDED:  # newest first is the documented order
+    if not history or _plain(history[-1].status) not in ENDED:  # newest first is the documented order
         history.reverse()
     if all(entry.date for entry in history):
         history.sort(key=lambda entry: cast(datetime.datetime, entry.date))
@@ -1150,23 +1150,14 @@ def _never_ran(history: list[_Status]) -> bool:
     return not _has_executed(history) and (bool(failure) or reason.casefold() != SUCCESS)
 
 
-def _text(value: Any) -> str:
-    return " ".join(value.split()) if isinstance(value, str) else ""
-
-
-def _date(text: Any) -> datetime.datetime | None:
+def _date(text: str) -> datetime.datetime | None:
     """A date as the platform writes it, `…Z` or with an offset, with or without fractions of a second."""
-    match = isinstance(text, str) and re.fullmatch(
-        r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,6})\d*)?(Z|[+-]\d\d:\d\d)?", text
-    )
-    if not match:
-        return None
-    try:
-        return datetime.datetime.fromisoformat(
-            f"{match[1]}.{match[2] or '':0<6}{(match[3] or 'Z').replace('Z', '+00:00')}"
-        )
-    except ValueError:
-        return None
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,6})\d*)?(Z|[+-]\d\d:\d\d)?", text)
+    with contextlib.suppress(ValueError):
+        if match:
+            zone = (match[3] or "Z").replace("Z", "+00:00")
+            return datetime.datetime.fromisoformat(f"{match[1]}.{match[2] or '':0<6}{zone}")
+    return None
 
 
 class _Log:
@@ -1567,17 +1558,13 @@ def _job_object(response: requests.Response) -> dict[str, Any]:
 def _file(item: dict[str, Any]) -> _File:
     """What a file object says, checked (rescale-api.md §3)."""
     identifier, size = _identifier(item, "a file"), _size(item)
-    relative, path = _given_text(item, "relativePath"), _given_text(item, "path")
-    name = _given_text(item, "name") or PurePosixPath(relative).name or identifier
+    relative, path = _text(item, "relativePath"), _text(item, "path")
+    name = _text(item, "name") or PurePosixPath(relative).name or identifier
     algorithm, checksum = _checksum(item)
     return _File(
         identifier, name, relative or name, _short(path or relative or name), size or 0,
         item.get("isUploaded") is not False and size is not None, algorithm, checksum, item.get("isDeleted") is True,
     )
-
-
-def _given_text(item: dict[str, Any], key: str) -> str:
-    return item[key] if isinstance(item.get(key), str) else ""
 
 
 def _size(item: dict[str, Any]) -> int | None:
@@ -2480,7 +2467,7 @@ def _main(arguments: Sequence[str] | None = None) -> int:
             access = platform_my_token(profile=options.profile)
         if options.command == "download":
             job = _object(_request(access, "GET", f"jobs/{job_id}/"), f"job {job_id}")
-            job_download(*access, _safe_name(re.sub("/", "_", _given_text(job, "name"))) or job_id, job_id)
+            job_download(*access, _safe_name(re.sub("/", "_", _text(job, "name"))) or job_id, job_id)
         else:
             {"settings": job_settings, "monitor": job_monitor, "stop": job_stop}[options.command](*access, job_id)
     except RescaleError as error:
@@ -2868,6 +2855,10 @@ def _object(reply: Any, what: str) -> dict[str, Any]:
     if not isinstance(reply, dict):
         raise RescaleError(f"{what}: the platform answered something unexpected: {_short(reply)}")
     return reply
+
+
+def _text(item: dict[str, Any], key: str) -> str:
+    return item[key] if isinstance(item.get(key), str) else ""
 
 
 def _identifier(item: Any, what: str) -> str:
