@@ -1231,13 +1231,12 @@ def _without_command(lines: list[str]) -> list[str]:
 def _new_lines(shown: list[str], tail: list[str]) -> tuple[list[str], bool]:
     """The lines of `tail` behind those already shown, and whether lines in between were missed."""
     for overlap in range(min(len(shown), len(tail)), 0, -1):
-        if shown[-overlap:] == tail[:overlap]:
-            return tail[overlap:], False
-    for overlap in range(min(len(shown), len(tail)), 0, -1):
-        # The last line shown may have been half written.
-        *whole, half = shown[-overlap:]
-        if half.strip() and whole == tail[: overlap - 1] and tail[overlap - 1].startswith(half):
-            return tail[overlap - 1 :], False
+        *whole, last = shown[-overlap:]
+        if whole == tail[: overlap - 1]:
+            if last == tail[overlap - 1]:
+                return tail[overlap:], False
+            if last.strip() and tail[overlap - 1].startswith(last):  # it had been half written when it was shown
+                return tail[overlap - 1 :], False
     return tail, bool(shown and tail)
 
 
