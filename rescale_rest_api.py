@@ -986,7 +986,7 @@ def _claim(access: Access, job_file: Path, job_id: str) -> bool:
                 raise
         else:
             if not _has_ended(history):
-                what, then = ("has not ended", f"follow that one: {_library_command('monitor', other)}") if history \
+                what, then = ("has not ended", f"follow that one: {_command('monitor', other)}") if history \
                     else ("was set up but not started", "submit that one")
                 raise RescaleError(
                     f"{job_file} is of job {other}, which {what}; job {job_id} was not submitted. Take another "
@@ -1167,7 +1167,7 @@ class _Log:
         self.access, self.job_id = access, job_id
         self.paths = [LOG, f"shared/{LOG}"]  # the second where the tile works in work/shared
         self.lines: list[str] = []  # the last ones shown
-        self.executing_since = self.new_line_at = self.told_at = time.monotonic()
+        self.executing_since = self.new_line_at = self.told_at = 0.0
         self.looked_at = -math.inf
         self.waiting = False
 
@@ -1378,7 +1378,7 @@ def _job_failed(access: Access, job_id: str, outcome: _Outcome) -> JobFailed:
               else [f"It left no {LOG} that can be read."]),
             *([meaning] if meaning else []),
             f"Result page: {_result_page(access[0], job_id)}",
-            f"What it wrote until then is kept there; fetch it with: {_library_command('download', job_id)}",
+            f"What it wrote until then is kept there; fetch it with: {_command('download', job_id)}",
         ]),
         job_id, outcome.reason, lines,
     )
@@ -1433,7 +1433,7 @@ def job_download(rescale_platform: str, my_token: str, job_name: str, job_id: st
         raise RescaleError(
             f"job {job_id}: not downloaded: {', '.join(_short(name, 80) for name in [*unfinished, *failed])}"
             + (" (not yet, or never completely, stored by the platform)" if unfinished else "")
-            + f". The other files are here; try again later: {_library_command('download', job_id)}"
+            + f". The other files are here; try again later: {_command('download', job_id)}"
         )
     return targets
 
@@ -1466,7 +1466,7 @@ def _ended(access: Access, job_id: str) -> list[_Status]:
     history = _statuses(access, job_id)
     if not _has_ended(history):
         state = f"has not ended, its status is {history[-1].status}" if history else "was not submitted"
-        raise RescaleError(f"job {job_id} {state}; follow it with: {_library_command('monitor', job_id)}")
+        raise RescaleError(f"job {job_id} {state}; follow it with: {_command('monitor', job_id)}")
     return history
 
 
@@ -2341,8 +2341,8 @@ def _chosen(access: Access, names: list[str], options: argparse.Namespace) -> _C
             chain_overview(*access, chain.jobs())
             _complain(
                 f"The chain of {chain.started_at} is unfinished here, so nothing was started.\n"
-                f"To go on with it:  {_script_command('--resume', chain.started_at)}\n"
-                f"To start another:  {_script_command('--new')}"
+                f"To go on with it:  {_command('--resume', chain.started_at)}\n"
+                f"To start another:  {_command('--new')}"
             )
             return None
     if named is not None:
@@ -2438,12 +2438,12 @@ def _what_next(chain: _Chain | None, failure: BaseException) -> str:
     if not chain or not started:
         return "No job was started."
     if isinstance(failure, JobFailed):
-        return f"To repeat this job only, mend its cause, then: {_script_command('--repeat', chain.started_at)}"
-    text = f"To go on:    {_script_command('--resume', chain.started_at)}"
+        return f"To repeat this job only, mend its cause, then: {_command('--repeat', chain.started_at)}"
+    text = f"To go on:    {_command('--resume', chain.started_at)}"
     if started[-1] not in _seen:
         return text
     return f"Unless it has ended, job {started[-1]} runs on and is billed.\n{text}\n" \
-        f"To stop it:  {_library_command('stop', started[-1])}"
+        f"To stop it:  {_command('stop', started[-1])}"
 
 
 def _main(arguments: Sequence[str] | None = None) -> int:
@@ -3138,18 +3138,12 @@ def _now() -> datetime.datetime:
     return datetime.datetime.fromtimestamp(time.time()).astimezone()
 
 
-def _script_command(*arguments: str) -> str:
-    """The running script with these arguments, to be typed in the current folder."""
-    return _command(sys.argv[0] or "main.py", *arguments)
+def _command(*arguments: str) -> str:
+    """A command line that can be pasted; in a rehearsal one of the rehearsal, never of a paid run.
 
-
-def _library_command(*arguments: str) -> str:
-    return _command(__file__, *arguments)
-
-
-def _command(script: str, *arguments: str) -> str:
-    """A command line that can be pasted; in a rehearsal one of the rehearsal, never of a paid run."""
-    path = Path(script).absolute()
+    A command is this library's, an option the running script's.
+    """
+    path = Path((sys.argv[0] or "main.py") if arguments[0].startswith("-") else __file__).absolute()
     with contextlib.suppress(ValueError, OSError):
         path = path.relative_to(Path.cwd())
     words = [str(path), *arguments]
