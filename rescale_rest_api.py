@@ -836,8 +836,8 @@ def _job_command(job_name: str, command: str, input_files: Sequence[Mapping[str,
     in_volumes = len(packed) > 1  # as upload_local_files returns them
     return "".join([
         COMMAND_HEAD,
-        f"rescale_log={_quoted(f'./{job_name}.log')}\n",
-        f"rescale_command={_quoted(command)}\n",
+        f"rescale_log={shlex.quote(f'./{job_name}.log')}\n",
+        f"rescale_command={shlex.quote(command)}\n",
         BEGIN,
         STILL_PACKED if packed else UNPACKED,
         VOLUMES_GIVEN if in_volumes else "",
@@ -847,15 +847,10 @@ def _job_command(job_name: str, command: str, input_files: Sequence[Mapping[str,
     ])
 
 
-def _quoted(text: str) -> str:
-    """A text as any shell takes it literally."""
-    return "'" + text.replace("'", "'\\''") + "'"
-
-
 def _user_command(command: str) -> str:
     """The user's part of a job's command, whether job_setup made it or not."""
-    found = re.search(r"^rescale_command='((?:[^']|'\\'')*)'$", command, re.MULTILINE)
-    return found[1].replace("'\\''", "'") if found and command.startswith(COMMAND_HEAD) else command
+    found = re.search(rf"^rescale_command=(.*)\n{re.escape(BEGIN)}", command, re.MULTILINE | re.DOTALL)
+    return shlex.split(found[1])[0] if found and command.startswith(COMMAND_HEAD) else command
 
 
 def _check_command(command: str) -> None:
