@@ -896,26 +896,24 @@ def _whole_number(name: str, value: Any, unit: str) -> int:
 
 
 def _license_info(license_info: Mapping[str, Any]) -> dict[str, str]:
-    if not isinstance(license_info, Mapping) or not all(isinstance(name, str) and name for name in license_info):
-        raise RescaleError(
-            f"license_info = {license_info!r} is not a mapping of variables to values; "
-            "write {'LM_LICENSE_FILE': '27000@host'}, or {} for none"
-        )
+    _check_names("license_info", license_info, "{'LM_LICENSE_FILE': '27000@host'}")
     return {name: str(value) for name, value in license_info.items()}
 
 
 def _license_settings(license_features: Mapping[str, int] | None) -> dict[str, Any] | None:
     if not license_features:
         return None
-    if not isinstance(license_features, Mapping) or not all(
-        isinstance(name, str) and name for name in license_features
-    ):
-        raise RescaleError(f"license_features = {license_features!r} is not a mapping; write {{'abaqus': 8}}")
+    _check_names("license_features", license_features, "{'abaqus': 8}")
     features = [
         {"name": name, "count": _whole_number(f"license_features[{name!r}]", count, "licences")}
         for name, count in license_features.items()
     ]
     return {"featureSets": [{"name": "USER_SPECIFIED", "features": features}]}
+
+
+def _check_names(name: str, value: Any, example: str) -> None:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
+        raise RescaleError(f"{name} = {value!r} is not a mapping of names to values; write {example}, or {{}} for none")
 
 
 def _input_files(inputfiles_list: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
