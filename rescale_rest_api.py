@@ -872,16 +872,11 @@ ABAQUS_AT_ONCE = ("terminate", "suspend", "resume", "fetch", "findkeyword", "pyt
 
 def _check_job_name(job_name: str) -> None:
     """Refuse a job name that cannot name the .job file and the result folder."""
-    forbidden = r"[\x00-\x1f\x7f/\ud800-\udfff]|^\.+$"
-    if WINDOWS:
-        forbidden += r'|[\\:*?"<>|]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)'
-    if not isinstance(job_name, str) or not job_name.strip() or re.search(forbidden, job_name, re.IGNORECASE):
+    if not isinstance(job_name, str) or not job_name.strip() or _safe_name(job_name) != job_name:
         raise RescaleError(
             f"job_name = {_shown(job_name)} cannot be the name of a file, and results go into a folder of that name; "
-            "use letters, digits and - _ . @"
+            "use letters, digits and - _ . @, 200 bytes at most"
         )
-    if len(job_name.encode()) > 200:
-        raise RescaleError(f"job_name = {_shown(job_name)} is too long for a file name; 200 bytes at most")
 
 
 def _whole_number(name: str, value: Any, unit: str) -> int:
@@ -1599,7 +1594,7 @@ def _targets(folder: Path, files: list[_File]) -> list[Path]:
 
 def _safe_name(name: str) -> str:
     """`name` as a file can be called here: never another folder, no control characters, not too long."""
-    name = re.sub(r"[\x00-\x1f\x7f\\\ud800-\udfff]", "_", name)
+    name = re.sub(r"[\x00-\x1f\x7f/\\\ud800-\udfff]", "_", name)
     if WINDOWS:
         name = re.sub(r'[:*?"<>|]|[. ]$', "_", name)
         name = re.sub(r"^(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", r"\1_", name, flags=re.IGNORECASE)
@@ -2459,7 +2454,7 @@ def _main(arguments: Sequence[str] | None = None) -> int:
             access = platform_my_token(profile=options.profile)
         if options.command == "download":
             job = _object(_request(access, "GET", f"jobs/{job_id}/"), f"job {job_id}")
-            job_download(*access, _safe_name(re.sub("/", "_", _text(job, "name"))) or job_id, job_id)
+            job_download(*access, _safe_name(_text(job, "name")) or job_id, job_id)
         else:
             {"settings": job_settings, "monitor": job_monitor, "stop": job_stop}[options.command](*access, job_id)
     except RescaleError as error:
