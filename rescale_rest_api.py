@@ -1967,51 +1967,47 @@ def _catalogue(access: Access, path: str, key: str, patience: float | None = Non
         return None
 
 
-def _check_tile(tiles: Mapping[str, dict[str, Any]] | None, code_name: str, version_code: str) -> list[str]:
+def _check_tile(tiles: Mapping[str, dict[str, Any]] | None, code_name: str, version_code: str) -> Iterator[str]:
     if tiles is None:
-        return []
+        return
     if code_name not in tiles:
-        return [f"code_name = {code_name!r}: no such tile{_did_you_mean(code_name, tiles)}"]
+        yield f"code_name = {code_name!r}: no such tile{_did_you_mean(code_name, tiles)}"
+        return
     versions = tiles[code_name].get("versions")
     codes = [
         str(version["versionCode"]) for version in (versions if isinstance(versions, list) else [])
         if isinstance(version, dict) and version.get("versionCode") is not None
     ]
-    if not codes or version_code in codes:
-        return []
-    return [
-        f"version_code = {version_code!r} is not a version of {code_name}{_did_you_mean(version_code, codes)}; "
-        f"newest: {', '.join(sorted(codes, reverse=True)[:3])}"
-    ]
+    if codes and version_code not in codes:
+        yield f"version_code = {version_code!r} is not a version of {code_name}" \
+            f"{_did_you_mean(version_code, codes)}; newest: {', '.join(sorted(codes, reverse=True)[:3])}"
 
 
 def _check_core_type(
     core_types: Mapping[str, dict[str, Any]] | None, coretype_code: str, cores: int | None
-) -> list[str]:
+) -> Iterator[str]:
     if core_types is None:
-        return []
+        return
     active = [code for code, item in core_types.items() if item.get("isActive") is not False]
     if coretype_code not in active:
         gone = "no longer offered" if coretype_code in core_types else "no such core type"
-        return [f"coretype_code = {coretype_code!r}: {gone}{_did_you_mean(coretype_code, active)}"]
+        yield f"coretype_code = {coretype_code!r}: {gone}{_did_you_mean(coretype_code, active)}"
+        return
     sizes = core_types[coretype_code].get("cores")
     sizes = sorted(size for size in (sizes if isinstance(sizes, list) else []) if isinstance(size, int) and size > 0)
     if not sizes or cores is None or cores in sizes or cores % sizes[-1] == 0:  # whole nodes
-        return []
+        return
     allowed = [*sizes, cores // sizes[-1] * sizes[-1], -(-cores // sizes[-1]) * sizes[-1]]
     near = [max((size for size in allowed if 0 < size < cores), default=0),
             min((size for size in allowed if size > cores), default=0)]
-    return [
-        f"core_per_slot = {cores}: {coretype_code} has {', '.join(map(str, sizes))} cores, or multiples of "
+    yield f"core_per_slot = {cores}: {coretype_code} has {', '.join(map(str, sizes))} cores, or multiples of " \
         f"{sizes[-1]}; nearest: {' or '.join(str(size) for size in near if size)}"
-    ]
 
 
-def _check_project(projects: Mapping[str, dict[str, Any]] | None, projectid: str) -> list[str]:
-    if projects is None or projectid in projects:
-        return []
-    names = ", ".join(f"{key} ({_short(project.get('name'))})" for key, project in list(projects.items())[:10])
-    return [f"projectid = {projectid!r}: no such project for this account; it has: {names or 'none'}"]
+def _check_project(projects: Mapping[str, dict[str, Any]] | None, projectid: str) -> Iterator[str]:
+    if projects is not None and projectid not in projects:
+        names = ", ".join(f"{key} ({_short(project.get('name'))})" for key, project in list(projects.items())[:10])
+        yield f"projectid = {projectid!r}: no such project for this account; it has: {names or 'none'}"
 
 
 def _did_you_mean(word: str, words: Iterable[str]) -> str:
