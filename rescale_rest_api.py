@@ -2311,6 +2311,8 @@ def _chosen(access: Access, names: list[str], options: argparse.Namespace) -> _C
     for chain in () if options.new else _chains(names):
         if named and chain.started_at != named:
             continue
+        if named is None and chain.is_finished():
+            continue
         histories = _histories(access, chain)
         if histories is None:
             if named is not None:
@@ -2321,7 +2323,7 @@ def _chosen(access: Access, names: list[str], options: argparse.Namespace) -> _C
         elif named is not None:
             _say(f"Going on with the chain of {chain.started_at}")
             return chain
-        elif not chain.is_finished() and _is_worth_something(access, histories):
+        elif _is_worth_something(access, histories):
             chain_overview(*access, chain.jobs())
             _complain(
                 f"The chain of {chain.started_at} is unfinished here, so nothing was started.\n"
