@@ -1656,12 +1656,9 @@ def _fetch(access: Access, progress: _Progress, pair: tuple[_File, Path]) -> str
 
 def _complete(access: Access, progress: _Progress, file: _File, folder: Path, output: BinaryIO) -> bool:
     """Bring `output`, which always is a beginning of the file, to its end; tell whether it is the platform's then."""
-    digest = hashlib.new(file.algorithm or "md5", usedforsecurity=False)
     output.seek(0)
-    have = 0
-    for block in iter(lambda: output.read(BLOCK), b""):
-        digest.update(block)
-        have += len(block)
+    digest = _digest(output, file)
+    have = output.tell()
     if have > file.size:
         output.truncate(0)
         return _complete(access, progress, file, folder, output)
@@ -1764,13 +1761,16 @@ def _blocks(response: requests.Response, *, decode: bool = True) -> Iterator[byt
 
 def _is_right(path: Path, file: _File) -> bool:
     """Whether a local file is the platform's, by size and checksum."""
-    if path.stat().st_size != file.size:
-        return False
-    digest = hashlib.new(str(file.algorithm), usedforsecurity=False)
     with path.open("rb") as content:
-        for block in iter(lambda: content.read(BLOCK), b""):
-            digest.update(block)
-    return digest.hexdigest() == file.checksum
+        return path.stat().st_size == file.size and _digest(content, file).hexdigest() == file.checksum
+
+
+def _digest(content: BinaryIO, file: _File) -> Any:
+    """The sum so far, of the platform's kind, of what there is of a file."""
+    digest = hashlib.new(file.algorithm or "md5", usedforsecurity=False)
+    for block in iter(functools.partial(content.read, BLOCK), b""):
+        digest.update(block)
+    return digest
 
 
 def _set_in_place(part: Path, target: Path) -> None:
