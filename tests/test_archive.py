@@ -387,7 +387,7 @@ def rewrite(path):
 def test_a_file_that_changes_while_it_is_read_is_named(change, case, clean_surroundings, older_archive):
     running = case / "running.odb"
     with running.open("wb") as file:
-        file.truncate(400 << 20)  # of nothing: takes no room, but a second to be packed
+        file.truncate(100 << 20)  # of nothing: takes no room, but some time to be packed
     changing = threading.Thread(target=lambda: (wait_until(is_being_read), change(running)))
 
     def is_being_read():

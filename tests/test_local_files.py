@@ -167,17 +167,17 @@ def test_a_file_system_that_lacks_something_is_good_enough(sim, access, disk, mo
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOLCK, None], ids=["ENOSYS", "ENOLCK", "with locks"])
 @pytest.mark.parametrize("same", [True, False], ids=["the same job", "two jobs of one name"])
 def test_two_processes_at_once_start_one_job(sim, access, monkeypatch, error, same):
-    """The second is about to give its .job file the name while the first does so, and starts its job."""
+    """The second has found no .job file and is about to write one when the first does so, and starts its job."""
     def fail(*_):
         raise OSError(error, "not here")
 
-    def wait(fd):
-        if threading.current_thread().name == "first":
-            second_is_there.wait(5)
-        else:
-            second_is_there.set()
-            first_is_done.wait(5)
-        fsync(fd)
+    def meet(event, arguments):
+        if event == "open" and str(arguments[0]).endswith(".part"):
+            if threading.current_thread().name == "first":
+                second_is_there.wait(5)
+            else:
+                second_is_there.set()
+                first_is_done.wait(5)
 
     def submit(job_id, done):
         with contextlib.suppress(rescale.RescaleError):
@@ -188,8 +188,8 @@ def test_two_processes_at_once_start_one_job(sim, access, monkeypatch, error, sa
         monkeypatch.setattr("fcntl.flock", fail)
     sim.resubmit = "again"
     jobs = [text_job(sim, "sleep 60")] * 2 if same else [text_job(sim, "sleep 60"), text_job(sim, "sleep 60")]
-    second_is_there, first_is_done, fsync = threading.Event(), threading.Event(), os.fsync
-    monkeypatch.setattr(os, "fsync", wait)
+    second_is_there, first_is_done = threading.Event(), threading.Event()
+    hooks.append(meet)
     threads = [
         threading.Thread(target=submit, args=arguments, name=name) for name, *arguments in
         zip(("first", "second"), jobs, (first_is_done, second_is_there))
@@ -198,6 +198,7 @@ def test_two_processes_at_once_start_one_job(sim, access, monkeypatch, error, sa
         thread.start()
     for thread in threads:
         thread.join()
+    hooks.remove(meet)
     noted = Path("job.job").read_text().strip()
     rescale.job_submit(*access, "job", noted)  # what a user does next
     assert dict(sim.starts) == {noted: 1}

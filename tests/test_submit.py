@@ -221,7 +221,7 @@ def test_a_name_can_be_used_again_when_its_job_has_ended_or_is_none(earlier, acc
     assert clock.now < rescale.SUBMIT_PATIENCE / 2  # no submission of it can be on its way
 
 
-def test_after_a_kill_the_platform_gets_time_to_show_a_start_before_it_is_repeated(access, sim, set_up):
+def test_after_a_kill_the_platform_gets_time_to_show_a_start_before_it_is_repeated(access, clock, sim, set_up):
     """The submission of the run that was killed may still be on its way."""
     job_id = set_up()
     Path("job.job").write_text(f"{job_id}\n")
