@@ -1033,9 +1033,7 @@ def _start(access: Access, job_id: str, again: bool) -> bool:
 
     try:
         # An unclear answer may hide a start: the platform gets time to show it before the request is repeated.
-        _request(
-            access, "POST", f"jobs/{job_id}/submit/", content={"json": {}}, read=_nothing, settled=settled
-        )
+        _request(access, "POST", f"jobs/{job_id}/submit/", content={"json": {}}, read=_nothing, settled=settled)
     except RescaleError as error:
         if error.status is None:
             raise RescaleError(
