@@ -200,16 +200,15 @@ def platform_my_token(
     Prints the platform and the last 4 characters of the token.
     Raises RescaleError when one of them is missing or malformed.
     """
-    found = {"url": os.environ.get("RESCALE_API_URL"), "key": os.environ.get("RESCALE_API_KEY")}
-    wanted = not ((rescale_platform or found["url"]) and (my_token or found["key"]))
+    first = {"url": os.environ.get("RESCALE_API_URL"), "key": os.environ.get("RESCALE_API_KEY")}
+    second: dict[str, str | None] = {}
+    wanted = not ((rescale_platform or first["url"]) and (my_token or first["key"]))
     if (profile or wanted) and not os.environ.get("RESCALE_REHEARSAL"):
-        from_file = _profile(profile)
-        found = {
-            name: (from_file.get(name) or found[name]) if profile else (found[name] or from_file.get(name))
-            for name in found
-        }
-    platform = _platform(rescale_platform or found["url"])
-    token = _authorization(my_token or found["key"])
+        second = _profile(profile)
+    if profile:
+        first, second = second, first
+    platform = _platform(rescale_platform or first.get("url") or second.get("url"))
+    token = _authorization(my_token or first.get("key") or second.get("key"))
     _say(f"rescale_platform = {platform}")
     _say(f"my_token = Token ...{_last_characters(token)}")
     return platform, token
