@@ -942,6 +942,8 @@ def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str)
         with _locked(job_file):
             if _read_job(job_file) != job_id:
                 raise _in_use(job_file)
+            for part in Path().glob(glob.escape(f".{job_file.name}.") + "*.part"):
+                part.unlink(missing_ok=True)  # of runs that were killed
             try:
                 earlier = _start(access, job_id, again)
             except RescaleError as error:
@@ -963,7 +965,6 @@ def _claim(access: Access, job_file: Path, job_id: str) -> bool:
     """See to it that the .job file holds this job's id; tell whether it did already."""
     other = _read_job(job_file)
     if other == job_id:
-        _part(job_file, job_id).unlink(missing_ok=True)  # a run was killed right behind the naming
         return True
     if other:
         try:
@@ -990,8 +991,6 @@ def _claim(access: Access, job_file: Path, job_id: str) -> bool:
             file.write(f"{job_id}\n".encode())
     except (FileExistsError, FileNotFoundError):
         raise _in_use(job_file) from None
-    for part in Path().glob(glob.escape(f".{job_file.name}.") + "*.part"):
-        part.unlink(missing_ok=True)  # of runs that were killed
     return False
 
 
