@@ -944,12 +944,7 @@ def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str)
                 raise _in_use(job_file)
             for part in Path().glob(glob.escape(f".{job_file.name}.") + "*.part"):
                 part.unlink(missing_ok=True)  # of runs that were killed
-            try:
-                earlier = _start(access, job_id, again)
-            except RescaleError as error:
-                if error.status not in (None, 401, 403, 429):  # refused for good, so that the link has no job
-                    job_file.rename(job_file.with_name(f".{job_file.stem}.{job_id}.job"))
-                raise
+            earlier = _start(access, job_file, job_id, again)
     _say(f"Job {job_id} : submitted{' earlier' if earlier else ''}")
     page = _result_page(rescale_platform, job_id)
     link, text = (f"{job_name}.url", f"[InternetShortcut]\nURL={page}\n") if WINDOWS else (
@@ -1006,7 +1001,7 @@ def _read_job(job_file: Path) -> str | None:
     return words[0] if words else None
 
 
-def _start(access: Access, job_id: str, again: bool) -> bool:
+def _start(access: Access, job_file: Path, job_id: str, again: bool) -> bool:
     """Send the submission, unless the job has statuses, which alone decide; tell whether it had them before.
 
     `again`: an earlier run was killed, or another process is at it, perhaps while its submission is on the way.
@@ -1039,6 +1034,9 @@ def _start(access: Access, job_id: str, again: bool) -> bool:
                 f"safe, for its statuses are looked at first. Its page: {_result_page(access[0], job_id)}"
             ) from error
         if not started(SUBMIT_PATIENCE if unclear else 0):
+            if error.status not in (401, 403, 429) and not isinstance(error.__cause__, _Fault):
+                # Refused by the platform itself, for good: the link has no job, and may get another.
+                job_file.unlink()
             raise
     if not started(SUBMIT_PATIENCE):
         raise RescaleError(
@@ -1251,13 +1249,14 @@ def _outcome(
     patience: float | None = None,
     wait: float = FILES_PATIENCE,
     archive_needed: bool = False,
+    log_settles: bool = False,
 ) -> _Outcome:
     """Whether a job that has ended succeeded, the one verdict on it.
 
     A job that job_setup made did if the platform reports no failure and it left a rescale.tar.gz, which it cannot
     have otherwise. Any other job did by the platform's reason and the closing line of its log. `wait` is in seconds
     for a list of files that is not complete yet; with 0, the verdict may be None. `archive_needed`: also of a job that
-    may well have none.
+    may well have none. `log_settles`: the archive of a job that left its log, as a killed one does, is not waited for.
     """
     failure, reason = _reported(history)
     if _never_ran(history):
@@ -1271,12 +1270,14 @@ def _outcome(
         wanted, wait = ((ARCHIVE,), min(wait, FAILED_PATIENCE)) if archive_needed else ((), wait)
     wait = min(wait, FAILED_PATIENCE) if failure else wait
     files = _outputs(access, job_id, given, wanted, patience=patience, wait=wait)
-    lines = _finished_log(access, files, patience, needed=not (failure or made_here))
+    lines = _finished_log(access, job_id, files, patience, needed=not (failure or made_here))
     code = _exit_code(lines)
-    archive = _result(files)
-    if made_here and files and not (failure or archive or code):
+    decided = bool(failure or code or (log_settles and lines))
+    packed = any(file.name in (ARCHIVE, FAILED_ARCHIVE) for file in files)
+    if made_here and files and not packed and (archive_needed or not decided):  # it may be listed last
+        wait = min(wait, FAILED_PATIENCE) if decided else wait
         files = _outputs(access, job_id, given, (ARCHIVE, FAILED_ARCHIVE), patience=patience, wait=wait)
-        archive = _result(files)
+    archive = _result(files)
     broken_off = any(file.relative.startswith((f"{PACKING}/", f"shared/{PACKING}/")) for file in files)
     success: bool | None = False
     if failure:
@@ -1321,10 +1322,12 @@ def _exit_code(lines: list[str]) -> int | None:
     return int(match[1]) if match else None
 
 
-def _finished_log(access: Access, files: list[_File], patience: float | None, *, needed: bool) -> list[str]:
+def _finished_log(
+    access: Access, job_id: str, files: list[_File], patience: float | None, *, needed: bool
+) -> list[str]:
     """The last lines of a finished job's log, from its output files; none where it left none.
 
-    Where it lies may be out of reach for ever, so that it is waited for no longer than for anything else.
+    An outage of the whole platform is waited out. But where the log lies may be out of reach for ever.
     """
     log = next((file for file in files if file.relative in (LOG, f"shared/{LOG}") and file.uploaded), None)
     if not log or not log.size:
@@ -1338,15 +1341,19 @@ def _finished_log(access: Access, files: list[_File], patience: float | None, *,
         return content
 
     headers = {"Range": f"bytes={first}-{log.size - 1}", "Accept-Encoding": "identity"}
-    try:
-        content: bytes = _request(
-            access, "GET", f"files/{log.id}/contents/", content={"headers": headers}, read=end, elsewhere=True,
-            patience=None if patience is None else min(patience, PATIENCE),
-        )
-    except RescaleError as error:
-        if error.status is None and needed:  # no answer is not the answer that there is no log
-            raise
-        return []
+    for tries_left in range(2 if needed else 0, -1, -1):
+        try:
+            content: bytes = _request(
+                access, "GET", f"files/{log.id}/contents/", content={"headers": headers}, read=end, elsewhere=True,
+                patience=None if patience is None else min(patience, PATIENCE),
+            )
+            break
+        except RescaleError as error:
+            if error.status is not None or not needed:
+                return []
+            if not tries_left:  # no answer is not the answer that there is no log
+                raise
+            _statuses(access, job_id, patience)
     lines = content.decode("utf-8", "replace").splitlines()
     return lines[1:] if first else lines  # half a line may be half a secret
 
@@ -1429,13 +1436,7 @@ def _downloadable(access: Access, job_id: str) -> tuple[list[_File], list[str]]:
     """What an ended job left, and the names of what the platform has not stored completely."""
     _check_job_id(job_id)
     history = _ended(access, job_id)
-    made_here, given = _job(access, job_id)
-    files = []
-    if not _never_ran(history):
-        wait = FAILED_PATIENCE if _reported(history)[0] else FILES_PATIENCE
-        files = _outputs(access, job_id, given, wait=wait)
-        if made_here and all(file.name not in (ARCHIVE, FAILED_ARCHIVE) for file in files):  # it may be listed last
-            files = _outputs(access, job_id, given, (ARCHIVE, FAILED_ARCHIVE), wait=FAILED_PATIENCE)
+    files = _outcome(access, job_id, history, archive_needed=True, log_settles=True).files
     deleted = [file.relative for file in files if file.is_deleted]
     files = [file for file in files if not file.is_deleted]
     if not files:
@@ -2635,7 +2636,7 @@ def _check_redirect(platform: str, elsewhere: bool, response: requests.Response,
         _is_loopback(platform) if _is_loopback(url)
         else origin[0] == "https" and not os.environ.get("RESCALE_REHEARSAL")
     )
-    if response.request.method != "GET" or not may:
+    if response.request.method != "GET" or not may or "\\" in url:  # which parsers read differently
         raise _Fault(f"redirected to {_short(origin[1])}; is that a login page or a proxy?")
 
 

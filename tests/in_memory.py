@@ -109,9 +109,3 @@ def a_part(content: bytes, wanted: str | None) -> tuple:
         return 200, content, headers
     first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", wanted).groups())
     return 206, content[first : last + 1], {**headers, "Content-Range": f"bytes {first}-{last}/{len(content)}"}
-
-
-def stopped_clock() -> Any:  # until nobody needs it any more
-    from conftest import Clock
-
-    return Clock(0)

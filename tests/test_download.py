@@ -63,7 +63,7 @@ def part_of(sim, name="rescale.tar.gz"):
 
 def test_results_are_downloaded_as_the_guide_prints_it(access, clock, clean_surroundings, ended_job, capsys):
     content = os.urandom(1024**2 * 3 // 2)
-    for files in ({"rescale.tar.gz": content}, {"a.odb": content, "empty": b"", "process_output.log": b"log"}):
+    for files in ({"rescale.tar.gz": content}, {"a.odb": content, "empty": b"", **ARCHIVE}):
         job_id = ended_job(files)
         paths = rescale.job_download(*access, f"me@rod@{len(files)}", job_id)
         assert paths == [clean_surroundings / f"me@rod@{len(files)}" / name for name in files]

@@ -14,7 +14,6 @@ import requests
 import urllib3
 
 import rescale_rest_api as rescale
-from conftest import paths_asked
 from in_memory import JOB_ID, KEY, PLATFORM, TOKEN, Platform, a_list, connect, history
 from rescale_simulator import Fault
 from two_jobs import INPUT, LINKS, Watch, assert_right, command, submissions, text_job
@@ -157,8 +156,13 @@ def set_up():
     return rescale.job_setup(PLATFORM, TOKEN, "job", "true", *SETTINGS, [])
 
 
+def upload():
+    Path("beam.inp").write_text("*HEADING\n")
+    return rescale.upload_local_files(PLATFORM, TOKEN, "beam.inp")
+
+
 CALLS = {
-    "upload_local_files": lambda: rescale.upload_local_files(PLATFORM, TOKEN, __file__),
+    "upload_local_files": upload,
     "job_setup": set_up,
     "job_submit": lambda: rescale.job_submit(PLATFORM, TOKEN, "job", JOB_ID),
     "job_monitor": lambda: rescale.job_monitor(PLATFORM, TOKEN, JOB_ID),
@@ -269,16 +273,6 @@ def test_an_answer_that_no_json_can_hold_is_a_fault_not_a_crash(idle):
     assert set_up() == JOB_ID
 
 
-@pytest.mark.parametrize("fault", ["reset_before", "reset_after", "reset_midway", "503", "503_after", "timeout_before"])
-def test_an_upload_that_fails_starts_again_with_the_whole_file(fault, sim, access):
-    content = os.urandom(3_000_000)
-    Path("rescale.tar.gz").write_bytes(content)
-    sim.faults.append(Fault(fault, "POST", times=2))
-    [entry] = rescale.upload_local_files(*access)
-    assert sim.files[entry["id"]].path.read_bytes() == content
-    assert paths_asked(sim, "POST") == ["files/contents/"] * 3
-
-
 # Lists
 
 
@@ -296,34 +290,13 @@ def test_a_next_page_that_is_not_there_ends_a_list_and_a_list_without_an_end_is_
         page = int((re.search(r"[?&]page=(\d+)", request.url) or [0, 1])[1])
         return 200, {**a_list(*pages), "next": f"{request.url.partition('?')[0]}?page={page % 3 + 1}"}
 
-    for results in ([], first["results"]):  # a page without entries ends it; one that comes again is an error
+    for results, words in ([], "it left: nothing"), (first["results"], "no end"):  # a page without entries is the last
         pages, network = results, connect(endless)
-        with pytest.raises(rescale.RescaleError):
+        with pytest.raises(rescale.RescaleError, match=words):
             CALLS["file_previous_job"]()
 
 
 # A job is started exactly once
-
-
-@pytest.mark.parametrize("fault", ["late", "503_after", "reset_after", "timeout_after", "html_after", "truncated"])
-def test_an_unclear_answer_to_a_submission_that_was_heard_does_not_repeat_it(fault, sim, access):
-    sim.resubmit = "again"
-    job_id = text_job(sim, "sleep 60")
-    sim.faults.append(Fault(fault, "POST", "/submit/", seconds=0.1 if fault == "late" else None))
-    rescale.job_submit(*access, "job", job_id)
-    assert dict(sim.starts) == {job_id: 1}
-    assert len(submissions(sim)) == 1
-
-
-@pytest.mark.parametrize("fault", ["reset_before", "timeout_before", "503", "504", "throttled", "html", "refused"])
-def test_a_submission_that_was_not_heard_is_repeated_after_a_look_at_the_statuses(fault, sim, access):
-    sim.resubmit = "again"
-    job_id = text_job(sim, "sleep 60")
-    sim.faults.append(Fault(fault, "POST", "/submit/", times=2))
-    rescale.job_submit(*access, "job", job_id)
-    assert dict(sim.starts) == {job_id: 1}
-    paths = [record.path.rsplit("/", 2)[1] for record in sim.requests[1:]]
-    assert re.fullmatch(r"(statuses,)+submit,(statuses,)+submit,(statuses,)+submit(,statuses)+", ",".join(paths))
 
 
 @pytest.mark.parametrize("seconds", [1, 15, 50])
@@ -451,9 +424,9 @@ def test_the_object_storage_gets_the_request_but_neither_token_nor_passwords(tar
         asked.append(request)
         mine = request.url.startswith(f"{PLATFORM}/")
         assert request.headers.get("Authorization") == (TOKEN if mine else None)
-        assert not {"Proxy-Authorization", "Cookie"} & set(request.headers)
+        assert "Proxy-Authorization" not in request.headers  # as requests before 2.31 would send it
         if "/contents/" in request.url:
-            return 302, b"", {"Location": target, "Set-Cookie": "session=1; Domain=example; Path=/"}
+            return 302, b"", {"Location": target}
         if request.url.endswith(("/x", "/x?signature=abc")):
             return 200, platform.contents["arChiv"], {"Content-Type": "application/octet-stream"}
         return platform(request)
@@ -466,10 +439,3 @@ def test_the_object_storage_gets_the_request_but_neither_token_nor_passwords(tar
         with pytest.raises(rescale.RescaleError, match="redirected"):
             CALLS["job_download"]()
         assert all(request.url.startswith(f"{PLATFORM}/") for request in asked)
-
-
-def test_a_submission_that_is_redirected_starts_no_other_job(sim, access):
-    job_id, other = text_job(sim, "sleep 60"), text_job(sim, "sleep 60")
-    sim.faults.append(Fault("redirect", "POST", "/submit/", location=f"{sim.url}/api/v2/jobs/{other}/submit/"))
-    rescale.job_submit(*access, "job", job_id)
-    assert dict(sim.starts) == {job_id: 1}
