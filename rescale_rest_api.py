@@ -1615,6 +1615,8 @@ def _check_space(folder: Path, files: list[_File], targets: list[Path]) -> None:
 def _fetch(access: Access, progress: _Progress, pair: tuple[_File, Path]) -> str:
     """Download one file unless it is there already; tell how it went."""
     file, target = pair
+    if progress.stop.is_set():
+        raise RescaleError("stopped")
     part = target.with_name(f".{file.id}.part")
     if os.path.isfile(target) and file.algorithm and _is_right(target, file):  # noqa: PTH113  # False if too long a name
         progress.add(file.size)
@@ -2339,7 +2341,11 @@ def _chosen(access: Access, names: list[str], options: argparse.Namespace) -> _C
         if chain.name == log.stem and _is_ours(chain) and _is_at_work(log):
             _complain(f"Another {_driver()} has just started {log.stem} here, so nothing was started. Let it finish")
             return None
-    return _Chain(names, _now().strftime("%Y%m%d-%H%M%S"))
+    while True:
+        chain = _Chain(names, _now().strftime("%Y%m%d-%H%M%S"))
+        if not any(Path().glob(f"{glob.escape(_user())}@*@{chain.started_at}.*")):
+            return chain
+        time.sleep(1)  # one has been started in this very second
 
 
 def _is_at_work(log: Path) -> bool:
@@ -2515,6 +2521,8 @@ def _request(
     patience = PATIENCE if patience is None else patience
     spent, lost_at, told_at = 0.0, None, -math.inf
     for attempt in itertools.count():
+        if stop and stop.is_set():
+            raise RescaleError(f"{method} {platform}/api/v2/{path}: stopped")
         quiet = _throttled.get(platform, 0) - time.monotonic()
         if quiet > patience and patience < PATIENCE:
             raise RescaleError(f"{host} wants no requests for {_duration(quiet)}", 429)
