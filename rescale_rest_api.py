@@ -1248,15 +1248,14 @@ def _outcome(
     *,
     patience: float | None = None,
     wait: float = FILES_PATIENCE,
-    archive_needed: bool = False,
-    log_settles: bool = False,
+    needed: str = "verdict",
 ) -> _Outcome:
     """Whether a job that has ended succeeded, the one verdict on it.
 
     A job that job_setup made did if the platform reports no failure and it left a rescale.tar.gz, which it cannot
     have otherwise. Any other job did by the platform's reason and the closing line of its log. `wait` is in seconds
-    for a list of files that is not complete yet; with 0, the verdict may be None. `archive_needed`: also of a job that
-    may well have none. `log_settles`: the archive of a job that left its log, as a killed one does, is not waited for.
+    for a list of files that is not complete yet; with 0, the verdict may be None. `needed`: "archive", where one of a
+    job of the web page is wanted, which may well have none; "files", where the archive of a failed job counts, too.
     """
     failure, reason = _reported(history)
     if _never_ran(history):
@@ -1267,14 +1266,14 @@ def _outcome(
     if made_here and not failure:
         wanted = (ARCHIVE, FAILED_ARCHIVE, LOG)
     elif confirmed and not failure:
-        wanted, wait = ((ARCHIVE,), min(wait, FAILED_PATIENCE)) if archive_needed else ((), wait)
+        wanted, wait = ((ARCHIVE,), min(wait, FAILED_PATIENCE)) if needed == "archive" else ((), wait)
     wait = min(wait, FAILED_PATIENCE) if failure else wait
     files = _outputs(access, job_id, given, wanted, patience=patience, wait=wait)
     lines = _finished_log(access, job_id, files, patience, needed=not (failure or made_here))
     code = _exit_code(lines)
-    decided = bool(failure or code or (log_settles and lines))
+    decided = bool(failure or code or (needed == "files" and lines))  # one that was killed leaves its log
     packed = any(file.name in (ARCHIVE, FAILED_ARCHIVE) for file in files)
-    if made_here and files and not packed and (archive_needed or not decided):  # it may be listed last
+    if made_here and files and not packed and (needed == "files" or not decided):  # it may be listed last
         wait = min(wait, FAILED_PATIENCE) if decided else wait
         files = _outputs(access, job_id, given, (ARCHIVE, FAILED_ARCHIVE), patience=patience, wait=wait)
     archive = _result(files)
@@ -1436,7 +1435,7 @@ def _downloadable(access: Access, job_id: str) -> tuple[list[_File], list[str]]:
     """What an ended job left, and the names of what the platform has not stored completely."""
     _check_job_id(job_id)
     history = _ended(access, job_id)
-    files = _outcome(access, job_id, history, archive_needed=True, log_settles=True).files
+    files = _outcome(access, job_id, history, needed="files").files
     deleted = [file.relative for file in files if file.is_deleted]
     files = [file for file in files if not file.is_deleted]
     if not files:
@@ -1677,6 +1676,8 @@ def _complete(access: Access, progress: _Progress, file: _File, folder: Path, ou
                 with content:
                     for block in iter(functools.partial(content.read, BLOCK), b""):
                         append(block)
+                if hasattr(os, "posix_fadvise"):  # let the disk begin to write, instead of waiting for it at the end
+                    os.posix_fadvise(output.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     have = output.tell()
     if have < file.size:
         _receive(access, progress, file, (have, file.size), append)
@@ -1796,7 +1797,7 @@ def file_previous_job(rescale_platform: str, my_token: str, job_id: str) -> list
     """
     access = rescale_platform, my_token
     _check_job_id(job_id)
-    outcome = _outcome(access, job_id, _ended(access, job_id), archive_needed=True)
+    outcome = _outcome(access, job_id, _ended(access, job_id), needed="archive")
     archive = _result(outcome.files)
     if not outcome.success or not archive or archive.is_deleted:
         there = ", ".join(_short(file.relative, 80) for file in outcome.files[:20]) or "nothing"
