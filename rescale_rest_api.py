@@ -12,6 +12,11 @@ One idea: proof, not inference. A job that job_setup made leaves a rescale.tar.g
 and all that it left is in that archive; a file is whole when its checksum is the platform's; a link of a chain has
 its job when its .job file exists; what has been uploaded is known by its content.
 
+What stands where: 1 to 8 the guide's functions, each followed by what only it needs; then the functions added to them;
+"A chain" is what main.py calls; "Talking to the platform" alone knows redirects, retries and throttling (`_request`);
+the rest is files, several connections at once, and text. Whoever wants to understand a job reads `_job_command`, which
+makes the proof, and `_outcome`, which believes it.
+
 Errors are exceptions: `RescaleError`, and `JobFailed` for a job that ended badly. Nothing here exits the interpreter.
 Not an official Rescale product; use at your own risk.
 """
