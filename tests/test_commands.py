@@ -286,3 +286,14 @@ def test_ctrl_c_ends_a_download_at_once_over_a_line_that_hardly_moves(sim, acces
     assert client.returncode == 130
     assert "Interrupted" in err
     assert "Traceback" not in err
+
+
+def test_the_overview_does_not_wait_for_a_platform_that_throttles(sim, access, clock, set_up, capsys):
+    job_id = set_up()
+    sim.faults.append(Fault("throttled", times=999, retry_after="600"))
+    rescale.chain_overview(*access, {"one": job_id, "two": job_id})
+    assert capsys.readouterr().out.count(" ?") == 2
+    assert clock.now < 60
+    rescale._throttled[sim.url] = clock.monotonic() + 600  # as another connection has been told
+    rescale.chain_overview(*access, {"one": job_id})
+    assert clock.now < 60

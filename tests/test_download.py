@@ -17,7 +17,7 @@ import pytest
 import rescale_rest_api as rescale
 from conftest import here, paths_asked
 from in_memory import JOB_ID, PLATFORM, TOKEN, Platform, a_file, a_list, connect
-from rescale_simulator import Fault
+from rescale_simulator import Fault, Simulator
 
 ARCHIVE = {"rescale.tar.gz": b"the archive"}
 BIG = os.urandom(300_000)
@@ -402,3 +402,25 @@ def test_without_room_nothing_is_fetched_and_what_an_interrupted_download_left_n
     part_of(sim).write_bytes(BIG[:1])
     rescale.job_download(*access, "job", job_id)
     assert tree() == {"rescale.tar.gz": BIG}
+
+
+def test_bytes_that_are_labelled_as_encoded_but_are_not_are_taken_as_they_are(access, clock, ended_job, monkeypatch):
+    """As servers do that take the ending .gz for an encoding of the transfer."""
+    job_id, stream = ended_job(ARCHIVE), Simulator._stream
+
+    def labelled(*arguments):
+        answer = stream(*arguments)
+        answer.headers["Content-Encoding"] = "gzip"
+        return answer
+
+    monkeypatch.setattr(Simulator, "_stream", labelled)
+    rescale.job_download(*access, "job", job_id)
+    assert tree() == ARCHIVE
+
+
+def test_what_has_been_stopped_asks_nothing_more(sim, access):
+    with rescale._Progress("downloading", 1) as progress:
+        pass
+    with pytest.raises(rescale.RescaleError, match="stopped"):
+        rescale._request(access, "GET", "users/me/", stop=progress.stop)
+    assert not sim.requests

@@ -589,3 +589,19 @@ def test_what_is_not_installed_or_not_beside_it_is_told_at_the_start(edit, sim, 
     assert ("pip install requests" if missing == "requests" else "rescale_rest_api") in done.stderr
     assert "Traceback" not in done.stderr
     assert not sim.requests
+
+
+def test_beside_a_chain_that_still_packs_nothing_is_started(sim, monkeypatch, capsys):
+    """Such a chain has no .job file yet, only a log that its process holds."""
+    monkeypatch.setenv("RESCALE_API_URL", sim.url)
+    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
+    settings = ("user_included", "0", {}, "emerald", 1, 1, 1, None)
+    seen = []
+
+    def begin(*_):
+        seen.append(rescale.run_chain(pytest.fail, [("rod", "true\n")], settings, arguments=[]))
+
+    assert rescale.run_chain(begin, [("rod", "true\n")], settings, arguments=[]) == 0
+    assert seen == [2]
+    assert f"{USER}@rod@" in capsys.readouterr().err
+    assert not sim.jobs

@@ -695,3 +695,11 @@ def test_a_log_that_cannot_be_had_is_no_licence_to_use_the_archive_of_a_job_that
     connect(lambda request: (503, b"") if "/contents/" in request.url and idle.now < math.inf else platform(request))
     with pytest.raises(rescale.RescaleError):
         rescale.file_previous_job(PLATFORM, TOKEN, JOB_ID)
+
+
+def test_a_job_that_was_ended_while_its_command_packed_by_itself_has_no_result(access, clock, ended_job):
+    job_id = ended_job({"rescale.tar.gz": b"cut off", ".rescale_pack/start": b"start\n", "process_output.log": b"x\n"})
+    with pytest.raises(rescale.JobFailed):
+        rescale.job_monitor(*access, job_id)
+    with pytest.raises(rescale.RescaleError):
+        rescale.file_previous_job(*access, job_id)

@@ -389,3 +389,16 @@ def test_a_job_that_has_ended_cannot_be_stopped(access, run_job):
         rescale.job_stop(*access, job_id)
     assert job_id in str(refused.value)
     assert "not running" in str(refused.value)
+
+
+def test_a_job_that_the_platform_refuses_to_start_leaves_its_name_to_another(sim, access, set_up):
+    Path("in.dat").write_text("1")
+    inputs = rescale.upload_local_files(*access, "in.dat")
+    refused = set_up(inputfiles_list=inputs)
+    sim.files[inputs[0]["id"]].is_deleted = True
+    with pytest.raises(rescale.RescaleError, match="400"):
+        rescale.job_submit(*access, "job", refused)
+    other = set_up()
+    rescale.job_submit(*access, "job", other)
+    assert Path("job.job").read_text().split() == [other]
+    assert (sim.starts[refused], sim.starts[other]) == (0, 1)

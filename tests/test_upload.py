@@ -511,3 +511,12 @@ def test_ctrl_c_ends_all_connections_at_once(access, sim, large, monkeypatch):
     time.sleep(2)  # by then all of them would have arrived
     assert len(sim.requests) == 8
     assert not sim.files
+
+
+def test_two_files_of_one_name_are_refused_before_anything_is_sent(sim, access):
+    for folder in ("one", "two"):
+        Path(folder).mkdir()
+        Path(folder, "mesh.inp").write_text(folder)
+    with pytest.raises(rescale.RescaleError, match="mesh.inp"):
+        rescale.upload_local_files(*access, ["one/mesh.inp", "two/mesh.inp"])
+    assert not sim.requests
