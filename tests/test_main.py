@@ -296,6 +296,7 @@ def test_status_from_another_process_tells_of_all_links_and_starts_nothing(edit,
     process = start()
     wait_until(lambda: len(sim.jobs) == 2 and "Executing" in [
         entry["status"] for entry in list(sim.jobs.values())[1].statuses], 20)
+    wait_until(lambda: list(Path().glob("*@two@*.desktop")))  # the last that it writes until the job ends
     before, files = posts(sim), here()
     status, out, err = run("--status")
     process.kill()
