@@ -3,76 +3,69 @@
     python main.py --check     check the settings, say what it costs at most, start nothing
     python main.py             start a new chain
     python main.py --resume    go on with the newest one, after a crash, a reboot or Ctrl-C
-    python main.py --repeat    the same, and replace a job that has failed
+    python main.py --repeat    the same, and replace a job that has failed; changed input files go along
+    python main.py --repeat --from BATCH    the same from this batch on, also if it has succeeded
     python main.py --status    how far it is, from another terminal
 
 Edit the two sections below, then leave it running in `screen`. Exit status: 0 done, 1 failed, 2 usage, 130 Ctrl-C.
 """
 
-import math
 import sys
-from pathlib import Path
 
 try:
     import rescale_rest_api as rescale
 except ImportError as error:  # not beside this file, or the virtual environment is not activated
     sys.exit(f"main.py cannot start: {error}")
-sys.excepthook = rescale.explain_slip
 
-# ---- User section -------------------------------------------------------------------------------------------------
-# One line per job: (batch_name, command). Every job starts with the files that the one before it left.
+# ---- User section --------------------------------------------------------------------------------------------------
+# 사용자 설정: 작업마다 한 줄씩, ("이름", "command\n"). 각 작업은 직전 작업의 결과 파일을 입력으로 사용합니다.
+# One line per job: ("batch_name", "command\n"). Every job starts with the files that the one before it left.
 batches = [
     ("rod1", "python3 rod.py rod.inp --step 1\n"),
     ("rod2", "python3 rod.py rod.inp --step 2\n"),
     # Abaqus: ("static", "abaqus job=static cpus=$RESCALE_CORES_PER_SLOT mp_mode=mpi interactive\n"),
     #         ("restart", "abaqus job=restart oldjob=static cpus=$RESCALE_CORES_PER_SLOT mp_mode=mpi interactive\n"),
 ]
-input_path = Path(__file__).parent / "tests" / "example"  # folder with the input files of the first job; "." for here
+input_path = "tests/example"  # folder with the input files of the first job; "." is this folder
 at_end = None  # shell command that runs when the chain has ended, like 'echo "$CHAIN_SUMMARY" | mail -s Rescale me'
 
-# ---- Admin section: for a job that ran from the web page, `python rescale_rest_api.py settings JOB_ID` prints it ----
+# ---- Admin section: for a job that ran from the web page, `python rescale_rest_api.py settings JOB_ID` prints it -----
+# 관리자 설정: 웹에서 실행한 작업의 값은 `python rescale_rest_api.py settings JOB_ID` 로 확인합니다.
 code_name = "user_included"  # Abaqus: "abaqus"
 version_code = "0"  # Abaqus: "2022-2241"
 license_info = {}  # Abaqus: {"LM_LICENSE_FILE": "27000@license-server"}
 coretype_code = "emerald"  # Abaqus: "starlite_max"
 core_per_slot = 1
-abaqus_tokens = math.ceil(5 * core_per_slot ** 0.422)  # what Abaqus takes for so many cores
-license_features = {}  # licences that the job waits for; Abaqus: {"abaqus": abaqus_tokens}
+license_features = {}  # licences that the job waits for; Abaqus: {"abaqus": rescale.abaqus_tokens(core_per_slot)}
 slot = 1  # always 1, unless it is a DOE
 walltime = 1  # hours; the job is stopped after that
 projectid = None  # the last part of the project's address in the administrator's page, like "xDdRk"
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 
 settings = (code_name, version_code, license_info, coretype_code, core_per_slot, slot, walltime, projectid)
 
-
-def run(rescale_platform, my_token, links):  # 1. the platform and the token, as platform_my_token found them
-    """Run one job after another, and download the last result. What is done already is only confirmed."""
-    previous = None  # id of the job before
-    for job_name, command, job_id in links:  # job_id: of its job from an earlier run, or None
-        if job_id is None:
-            if previous is None:
+with rescale.chain(
+    batches, settings, license_features=license_features, input_path=input_path, at_end=at_end
+) as chain:
+    rescale_platform, my_token = chain.rescale_platform, chain.my_token  # 1. The platform and the token
+    for link in chain:
+        if link.job_id is None:  # no job from an earlier run
+            if link.previous is None:
                 # 2. Archive the input files, 3. upload the archive
                 archive = rescale.create_tar_gz(input_path)
                 inputfiles_list = rescale.upload_local_files(rescale_platform, my_token, archive)
             else:
                 # 3.1 Take the result of the previous job, inside the cloud
-                inputfiles_list = rescale.file_previous_job(rescale_platform, my_token, previous)
+                inputfiles_list = rescale.file_previous_job(rescale_platform, my_token, link.previous.job_id)
+                inputfiles_list += chain.mended_files(link)  # [] unless --repeat has some for it
             # 4. Set up the job
-            job_id = rescale.job_setup(
-                rescale_platform, my_token, job_name, command, *settings, inputfiles_list,
+            link.job_id = rescale.job_setup(
+                rescale_platform, my_token, link.job_name, link.command, *settings, inputfiles_list,
                 license_features=license_features,
             )
         # 5. Submit it
-        rescale.job_submit(rescale_platform, my_token, job_name, job_id)
+        rescale.job_submit(rescale_platform, my_token, link.job_name, link.job_id)
         # 6. Monitor it until it has ended
-        rescale.job_monitor(rescale_platform, my_token, job_id)
-        previous = job_id
+        rescale.job_monitor(rescale_platform, my_token, link.job_id)
     # 7. Download the last result
-    rescale.job_download(rescale_platform, my_token, job_name, job_id)
-
-
-if __name__ == "__main__":
-    sys.exit(rescale.run_chain(
-        run, batches, settings, license_features=license_features, input_path=input_path, at_end=at_end,
-    ))
+    rescale.job_download(rescale_platform, my_token, link.job_name, link.job_id)

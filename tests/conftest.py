@@ -33,9 +33,10 @@ def clean_surroundings(tmp_path, monkeypatch):
     work.mkdir()
     monkeypatch.chdir(work)
     yield work
-    rescale._log_to(None)
-    for memory in (rescale._secrets, rescale._answered, rescale._throttled, rescale._seen):
-        memory.clear()
+    for handler in set(rescale._logger.handlers) - {rescale._screen}:
+        rescale._logger.removeHandler(handler)
+        handler.close()
+    rescale._secrets.clear()
     rescale._session.cache_clear()
 
 

@@ -87,7 +87,7 @@ class Platform:
     ) -> None:
         files = {"arChiv": ("rescale.tar.gz", b"the archive")} if files is None else files
         self.contents = {file_id: content for file_id, (_, content) in files.items()}
-        head = rescale.COMMAND_HEAD if made_here else ""
+        head = rescale.OURS if made_here else ""
         self.answers: dict[str, Any] = {
             f"jobs/{JOB_ID}/": {"id": JOB_ID, "jobanalyses": [{"command": f"{head}true", "inputFiles": []}]},
             f"jobs/{JOB_ID}/statuses/": history(*statuses),

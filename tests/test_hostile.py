@@ -38,7 +38,7 @@ JOB = {
     "id": JOB_ID, "name": "job", "projectId": "xDdRk",
     "jobanalyses": [
         {
-            "analysis": {"code": code, "version": "2022"}, "command": f"{rescale.COMMAND_HEAD}true",
+            "analysis": {"code": code, "version": "2022"}, "command": f"{rescale.OURS}true",
             "envVars": {"LICENSE": "27000@host"}, "inputFiles": [a_file("inPut", "rescale.tar.gz", b"in")],
             "hardware": {"coreType": "emerald", "coresPerSlot": 2, "slots": 1, "walltime": 3},
             "userDefinedLicenseSettings": {"featureSets": [{"features": [{"name": "abaqus", "count": 5}]}]},
