@@ -677,7 +677,7 @@ else
     sed 's/$/: not packed, a link to nowhere or to a folder outside/' .rescale/left_out >&2
     rescale_zip=gzip
     if command -v pigz > /dev/null 2>&1; then rescale_zip=pigz; fi
-    [ $rescale_find -le 1 ] && ! grep -qv 'File system loop' .rescale/errors &&
+    [ $rescale_find -le 1 ] && ! grep -qv -e 'File system loop' -e 'Too many levels' .rescale/errors &&
         {{ tar --null --no-recursion -T .rescale/pack -ch --hard-dereference -f - && : > .rescale/packed; }} |
         $rescale_zip -1 > .rescale/archive && [ -e .rescale/packed ] && [ ! -d $rescale_name ] || rm -f .rescale/packed
     rescale_busy=$(find . -mindepth 1 {SKIPPED} -o ! -type d -cnewer .rescale/now -print; rescale_writers)
@@ -1029,19 +1029,19 @@ class _Verdict(NamedTuple):
 
 
 def _verdict(
-    access: Access, job_id: str, history: list[_Status], patience: float | None = None, wait: float = FILES_PATIENCE
+    access: Access, job_id: str, history: list[_Status], patience: float | None = None, *, glance: bool = False
 ) -> _Verdict:
     """How a job that has ended did: the one verdict, which all ask for.
 
     A job that job_setup made has succeeded exactly if a rescale.tar.gz is all that it left. If there is more beside
     it, the command packed by itself, and may have been killed at it: then, as for jobs of the web page, the platform's
-    word decides. All else that is known only explains. `wait` is in seconds for a complete list of what it left.
+    word decides. All else that is known only explains. `glance`: not to wait for long for what it left to be listed.
     """
     tiles = _job(access, job_id, patience)["jobanalyses"]
     ours = any(str(tile.get("command")).startswith(OURS) for tile in tiles)  # so that its archive is a proof
     given = [_file(item) for tile in tiles for item in tile.get("inputFiles") or [] if _text(item, "id")]
     wanted = (ARCHIVE, FAILED_ARCHIVE) if ours else (LOG,)
-    files = _outputs(access, job_id, given, wanted, patience, wait)
+    files = _outputs(access, job_id, given, wanted, patience, GLANCE if glance else FILES_PATIENCE)
     archive = _result(files)
     proven = ours and archive is not None and len(files) == 1
     lines = [] if proven else _finished_log(access, files, patience, needed=not ours or archive is not None)
@@ -1054,7 +1054,7 @@ def _verdict(
     outcome = "stopped" if stopped else "failed"
     if proven or ((archive or not ours) and word and not code):
         outcome = "succeeded"
-    elif wait < FILES_PATIENCE and (ours or not reasons) and not any(file.name in wanted for file in files):
+    elif glance and (ours or not reasons) and not any(file.name in wanted for file in files):
         outcome = "ended"
     return _Verdict(outcome, said, code, _without_command(lines), files)
 
@@ -1579,7 +1579,7 @@ def _row(
     if _has(history, ENDED):
         outcome, result = "succeeded", "on the platform"
         if is_last:
-            verdict = _verdict(access, job_id, history, GLANCE_PATIENCE, GLANCE)
+            verdict = _verdict(access, job_id, history, GLANCE_PATIENCE, glance=True)
             code = f" (exit code {verdict.exit_code})" if verdict.exit_code else ""
             outcome = f"FAILED{code}" if verdict.outcome == "failed" else verdict.outcome
             here = (Path(job_name, file.relative) for file in verdict.files)
@@ -1918,7 +1918,7 @@ def _guard(access: Access, chains: Sequence[Chain]) -> None:
         if last.job_id is None or history is None:  # never had a job; or is of a rehearsal, or of another account
             continue
         failed = _has(history, ENDED) and \
-            _verdict(access, last.job_id, history, wait=GLANCE).outcome in ("failed", "stopped")
+            _verdict(access, last.job_id, history, glance=True).outcome in ("failed", "stopped")
         if not failed or last.previous:
             chain_overview(*access, this.jobs())
             how, what = ("--repeat", "To repeat what has failed") if failed else ("--resume", "To go on with it")
