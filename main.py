@@ -25,6 +25,8 @@ batches = [
     ("rod2", "python3 rod.py rod.inp --step 2\n"),
     # Abaqus: ("static", "abaqus job=static cpus=$RESCALE_CORES_PER_SLOT mp_mode=mpi interactive\n"),
     #         ("restart", "abaqus job=restart oldjob=static cpus=$RESCALE_CORES_PER_SLOT mp_mode=mpi interactive\n"),
+    # A solver that fails with exit status 0 needs a check in the same line (README, "Inside the job"):
+    #         'rm -f static.sta; abaqus job=static interactive && grep -q "COMPLETED SUCCESSFULLY" static.sta\n'
 ]
 input_path = "tests/example"  # folder with the input files of the first job; "." is this folder
 at_end = None  # shell command that runs when the chain has ended, like 'echo "$CHAIN_SUMMARY" | mail -s Rescale me'

@@ -262,7 +262,13 @@ def _input_files_of(input_path: StrPath | None, archive: str = ARCHIVE) -> tuple
         raise RescaleError(f"input_path {str(folder)!r} is not a folder; give the folder that holds the input files")
     driver = getattr(sys.modules.get("__main__"), "__file__", None)
     scripts = [Path(name) for name in (driver, __file__) if name and Path(name).exists()]
-    keys = _known_keys()
+    known = {os.environ.get("RESCALE_API_KEY", ""), *_secrets}
+    with contextlib.suppress(RescaleError):
+        known |= {section["key"] for section in _apiconfig()[1].values()}
+    keys = [  # plain, or as PowerShell writes
+        key.split()[-1].encode(code) for key in known if len(key.strip()) >= 8
+        for code in ("utf-8", "utf-16-le", "utf-16-be")
+    ]
     files, folders, left_out = list[Path](), list[str](), list[str]()
     with _file_errors(f"input_path {folder} cannot be read"):
         for path in sorted(folder.iterdir()):
@@ -293,15 +299,6 @@ def _is_bookkeeping(path: Path) -> bool:
         return True
     job, links = path.with_suffix(".job"), (path.with_suffix(".desktop"), path.with_suffix(".url"))
     return path in (job, *links) and job.is_file() and any(link.is_file() for link in links)
-
-
-def _known_keys() -> list[bytes]:
-    """All keys that this machine is known to have, as they may stand in a file: plain, or as PowerShell writes."""
-    keys = {os.environ.get("RESCALE_API_KEY", ""), *_secrets}
-    with contextlib.suppress(RescaleError):
-        keys |= {section["key"] for section in _apiconfig()[1].values()}
-    words = {key.split()[-1] for key in keys if len(key.strip()) >= 8}
-    return [word.encode(code) for word in words for code in ("utf-8", "utf-16-le", "utf-16-be")]
 
 
 KEY = re.compile(rb"(token|apikey|RESCALE_API_KEY)[=:'\"\s]{1,12}(token\s+)?[0-9a-f]{40}(?![0-9a-f])", re.IGNORECASE)
@@ -818,7 +815,8 @@ def _create(job_file: Path, job_id: str) -> None:
     """Make a .job file, which must not be there: what two processes cannot both do."""
     with job_file.open("x", encoding="ascii") as file:
         file.write(f"{job_id}\n")
-        _to_disk(file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _set_aside(job_file: Path, job_id: str) -> None:
@@ -1071,7 +1069,8 @@ def _finished_log(access: Access, files: list[_File], patience: float | None, ne
     log = next((file for file in files if file.relative in (LOG, f"shared/{LOG}") and file.usable), None)
     if not log:
         return []
-    end = _Range(log, Path(tempfile.gettempdir(), LOG), max(0, log.size - LOG_TAIL), log.size)
+    place = Path(tempfile.gettempdir(), LOG)
+    end = _Range(log, place, place, max(0, log.size - LOG_TAIL), log.size)
     try:  # but no longer: where files lie may be out of reach for ever
         with _fetch(access, _Progress(LOG, 0), end, patience=min(patience or PATIENCE, PATIENCE)) as content:
             lines = content.read().decode("utf-8", "replace").splitlines()
@@ -1207,20 +1206,16 @@ def _outputs(
     deadline, before = time.monotonic() + wait, None
     while True:
         listed = {file.id: file for file in map(_file, _pages(access, f"jobs/{job_id}/files/", patience))}
-        files = [file for file in listed.values() if not any(_is_input(file, other) for other in given)]
+        files = [file for file in listed.values() if not any(
+            file.id == one.id or (file.name == one.name == ARCHIVE and file.size == one.size  # synced back
+                                  and (file.checksum == one.checksum or file.algorithm != one.algorithm))
+            for one in given
+        )]
         complete = all(file.stored or file.deleted for file in files) and any(file.name in wanted for file in files)
         if (complete and files == before) or time.monotonic() >= deadline:
             return files
         before = files
         time.sleep(FILES_INTERVAL if complete else STATUS_INTERVAL)
-
-
-def _is_input(file: _File, given: _File) -> bool:
-    """Whether a listed file is one that the job was given: the same id, or the same archive synced back."""
-    return file.id == given.id or (
-        file.name == given.name == ARCHIVE and file.size == given.size
-        and (file.checksum == given.checksum or file.algorithm != given.algorithm)
-    )
 
 
 def _result(files: Sequence[_File]) -> _File | None:
@@ -1261,14 +1256,10 @@ class _Range(NamedTuple):
 
     file: _File
     target: Path
+    kept: Path  # where a beginning of the file is kept until it is whole
     start: int
     end: int
     is_here: bool = False  # whole and right
-
-    @property
-    def kept(self) -> Path:
-        """Where a beginning of the file is kept until it is whole."""
-        return self.target.with_name(f".{self.file.id}.part")
 
     def parts(self) -> Iterator[_Range]:
         step = min(max(RANGE[0], -(-self.file.size // RANGES)), RANGE[1])
@@ -1278,7 +1269,7 @@ class _Range(NamedTuple):
 
 def _beginning(file: _File, target: Path) -> _Range:
     """What is missing of a file: nothing, if it is here, or what follows the beginning that an earlier try kept."""
-    one = _Range(file, target, 0, file.size)
+    one = _Range(file, target, target.with_name(f".{file.id}.part"), 0, file.size)
     if file.algorithm and target.is_file() and target.stat().st_size == file.size \
             and _checksum(target, file.algorithm) == file.checksum:
         return one._replace(start=file.size, is_here=True)
@@ -1346,7 +1337,8 @@ def _assemble(
                     output.write(block)
                     digest.update(block)
         if file.size > CHUNK or file.name == ARCHIVE:  # a thousand small ones would wait for the disk each time
-            _to_disk(output)
+            output.flush()
+            os.fsync(output.fileno())
     if not file.algorithm:
         _say(f"- {file.name}: the platform gave no checksum, only the size was checked")
     elif digest.hexdigest() != file.checksum:
@@ -2327,18 +2319,14 @@ def _whole_file(path: Path) -> Iterator[IO[bytes]]:
     try:
         with part.open("xb") as file:
             yield file
-            _to_disk(file)
+            file.flush()
+            os.fsync(file.fileno())
             if not os.path.samestat(part.stat(), os.fstat(file.fileno())):
                 raise _in_use(path)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-def _to_disk(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _at_once(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -2367,16 +2355,13 @@ def _work(gate: Any, future: concurrent.futures.Future[R], work: Callable[[T], R
             future.set_exception(error)
 
 
-class _Progress:
+class _Progress(contextlib.AbstractContextManager["_Progress"]):
     """How far a long transfer is; `stop` is set when its block is left, so that no thread goes on behind one's back."""
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total, self.done = what, total, 0
         self.began = self.shown_at = time.monotonic()
         self.lock, self.stop = threading.Lock(), threading.Event()
-
-    def __enter__(self) -> _Progress:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
