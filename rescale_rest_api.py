@@ -1052,7 +1052,7 @@ def _verdict(
     outcome = "stopped" if stopped else "failed"
     if proven or ((archive or not ours) and word and not code):
         outcome = "succeeded"
-    elif glance and (ours or not reasons) and not any(file.name in wanted for file in files):
+    elif glance and not stopped and (ours or not reasons) and not any(file.name in wanted for file in files):
         outcome = "ended"
     return _Verdict(outcome, said, code, _without_command(lines), files)
 
@@ -1909,9 +1909,9 @@ def _guard(access: Access, chains: Sequence[Chain]) -> None:
         history = _history(access, last.job_id) if last.job_id else None
         if last.job_id is None or history is None:  # never had a job; or is of a rehearsal, or of another account
             continue
-        failed = _has(history, ENDED) and \
-            _verdict(access, last.job_id, history, glance=True).outcome in ("failed", "stopped")
-        if not failed or last.previous:
+        outcome = _verdict(access, last.job_id, history, glance=True).outcome if _has(history, ENDED) else "running"
+        if outcome != "failed" or last.previous:
+            failed = outcome in ("failed", "stopped")
             chain_overview(*access, this.jobs())
             how, what = ("--repeat", "To repeat what has failed") if failed else ("--resume", "To go on with it")
             _stop(f"The chain of {this.started_at} is unfinished here, so nothing was started.\n"

@@ -1,41 +1,42 @@
-"""7. job_download: which files end up where under which names, and that none of them is a wrong one."""
+"""7. job_download: which files end up where under which names, and that none of them is a wrong one.
+
+- the guide's lines; names and folders; thousands of files, empty ones; what is no result; what is not there is told
+- ranges of max(RANGE[0], size / RANGES), CONNECTIONS at once, over all files; `.ID.part` is a beginning of the file,
+  and the next run goes on behind it; a range goes on where it broke
+- a file is whole when its sum is the platform's, however it is sent; one that is not gets no name
+- what is here is neither fetched nor called downloaded; nothing is overwritten; two processes do no harm
+- no path leaves the folder; a name that this system cannot have, or that is taken, is changed and told
+"""
 
 from __future__ import annotations
 
+import errno
 import io
+import itertools
 import os
 import re
-import shutil
-import subprocess
-import sys
+import tempfile
+import threading
 import time
-from collections import namedtuple
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 import rescale_rest_api as rescale
-from conftest import here, paths_asked
+from conftest import wait_until
 from in_memory import JOB_ID, PLATFORM, TOKEN, Platform, a_file, a_list, connect
 from rescale_simulator import Fault, Simulator
 
 ARCHIVE = {"rescale.tar.gz": b"the archive"}
 BIG = os.urandom(300_000)
+STEP = 40_000  # bytes of a range: BIG comes in eight
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def in_ranges(monkeypatch):
-    """Let a file of 300 kB come in ranges, as one of gigabytes does."""
-    monkeypatch.setattr(rescale, "VOLUME", 100_000)
-    monkeypatch.setattr(rescale, "RANGE", (40_000, 40_000))
-
-
-@pytest.fixture(params=["in one piece", "in ranges"])
-def way(request):
-    """How a file of 300 kB comes."""
-    if request.param == "in ranges":
-        request.getfixturevalue("in_ranges")
-    return request.param
+    """Let a file of 300 kB come as one of gigabytes does."""
+    monkeypatch.setattr(rescale, "RANGE", (STEP, 1 << 26))
 
 
 def tree(folder="job"):
@@ -44,383 +45,262 @@ def tree(folder="job"):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def fetched(sim):
-    """The ids of the files whose contents were asked for."""
-    return {path.split("/")[1] for path in paths_asked(sim) if path.endswith("/contents/")}
-
-
-def file_named(sim, name):
+def file_named(sim, name="rescale.tar.gz"):
     return next(file for file in sim.files.values() if file.relative_path == name)
 
 
-def ranges_asked(sim):
-    return [record.headers.get("Range") for record in sim.requests if record.path.endswith("/contents/")]
+def part_of(sim):
+    Path("job").mkdir(exist_ok=True)
+    return Path(f"job/.{file_named(sim).id}.part")
 
 
-def part_of(sim, name="rescale.tar.gz"):
-    return Path(f"job/.{file_named(sim, name).id}.part")
+def asked_of(sim, name="rescale.tar.gz"):
+    """The ranges of a file that were asked for, sorted: first byte and the one behind the last."""
+    asked = [one.headers["Range"] for one in sim.requests if f"/{file_named(sim, name).id}/contents/" in one.path]
+    return sorted((int(first), int(last) + 1) for first, last in (re.findall(r"\d+", one) for one in asked))
 
 
-def test_results_are_downloaded_as_the_guide_prints_it(access, clock, clean_surroundings, ended_job, capsys):
-    content = os.urandom(1024**2 * 3 // 2)
-    for files in ({"rescale.tar.gz": content}, {"a.odb": content, "empty": b"", **ARCHIVE}):
-        job_id = ended_job(files)
-        paths = rescale.job_download(*access, f"me@rod@{len(files)}", job_id)
-        assert paths == [clean_surroundings / f"me@rod@{len(files)}" / name for name in files]
-        assert tree(f"me@rod@{len(files)}") == files
-        assert capsys.readouterr().out.splitlines() == [
-            f"Total {len(files)} files will be downloaded",
-            *(f"{number} user/user_xMTMk/output/job_{job_id}/run1/{name} downloaded"
-              for number, name in enumerate(files, 1)),
-            f"Total {len(files)} files, 1.500 MB downloaded",
-        ]
+@pytest.mark.parametrize("files", [{"rescale.tar.gz": BIG * 4}, {"a.odb": BIG * 4, "empty": b"", **ARCHIVE}],
+                         ids=["one file", "three files"])
+def test_results_are_downloaded_as_the_guide_prints_it(files, access, clock, sim, ended_job, capsys):
+    job_id = ended_job({**files, "was deleted": b"1", "was given": b"2"})
+    file_named(sim, "was deleted").is_deleted, given = True, {"id": file_named(sim, "was given").id, "decompress": True}
+    sim.jobs[job_id].data["jobanalyses"][0]["inputFiles"], sim.lists_inputs = [given], "all"
+    paths = rescale.job_download(*access, "me@rod@1", job_id)
+    assert paths == [Path("me@rod@1").absolute() / name for name in files]
+    assert tree("me@rod@1") == files
+    place = f"user/user_xMTMk/output/job_{job_id}/run1"
+    assert capsys.readouterr().out.splitlines() == [
+        f"Total {len(files)} files will be downloaded",
+        *(f"{number} {place}/{name} downloaded" for number, name in enumerate(files, 1)),
+        f"Total {len(files)} files, 1.144 MB downloaded",
+    ]
 
 
-def test_files_keep_their_names_and_folders_and_nothing_else_is_left(access, ended_job):
+def test_two_thousand_files_keep_their_names_and_folders_and_take_a_request_each(clock):
     names = ["sub/deep/er.txt", "결과 1/압력.odb", "with blanks", "-rf", ".hidden", "a#b?c%20d&e", "it's", "a..b", "~"]
-    files = {**ARCHIVE, **{name: name.encode() for name in names}}
-    rescale.job_download(*access, "job", ended_job(files))
+    files = {**ARCHIVE, **{name: name.encode() for name in [*names, *map("frame{}.csv".format, range(2000))]}}
+    network = connect(Platform(files={f"id{number}": one for number, one in enumerate(files.items())}))
+    assert len(rescale.job_download(PLATFORM, TOKEN, "job", JOB_ID)) == len(files)
     assert tree() == files
+    assert network.count <= len(files) + 4
 
 
-@pytest.mark.parametrize("quirks", [
-    pytest.param({"page_size_cap": 7, "next_without_slash": True}, id="next without slash"),
-    pytest.param({"page_size_cap": 7, "next_drops_query": True}, id="next without query"),
-    pytest.param({"page_size_cap": 8, "empty_last_page": True}, id="an empty last page"),
+@pytest.mark.parametrize(("state", "words", "waits"), [
+    ("unknown", "404", 0), ("not submitted", "not submitted", 0), ("running", "has not ended.* Executing", 0),
+    ("empty", "no output", rescale.FILES_PATIENCE), ("deleted", r"deleted.*rescale\.tar\.gz", rescale.FILES_INTERVAL),
+    ("never stored", r": b\.odb\. .*download \w+$", rescale.FILES_PATIENCE),
 ])
-def test_all_pages_of_the_list_are_taken(quirks, access, clock, sim, ended_job):
-    files = {**ARCHIVE, **{f"frame {number}": str(number).encode() for number in range(30)}}
-    job_id = ended_job(files)
-    for name, value in quirks.items():
-        setattr(sim, name, value)
-    assert len(rescale.job_download(*access, "job", job_id)) == 31
-    assert tree() == files
-    assert clock.now < 10
-
-
-@pytest.mark.parametrize("lag", ["listing_lag", "upload_lag", "size_lag"])
-def test_a_list_that_is_late_by_many_minutes_is_waited_for(lag, access, clock, sim, ended_job, capsys):
-    files = {"frame 1": b"1", "frame 2": b"2", **ARCHIVE}
-    job_id = ended_job(files)
-    setattr(sim, lag, 25)
-    for file_id in sim.jobs[job_id].files:
-        sim.files[file_id].is_uploaded = not sim.upload_lag
-    rescale.job_download(*access, "job", job_id)
-    assert tree() == files
-    assert clock.now > 4 * 60
-    assert re.search(rf"{job_id}.* \d\d min", capsys.readouterr().out) or clock.now < rescale.OUTAGE_INTERVAL
-
-
-def test_what_is_listed_only_after_the_archive_is_downloaded_too(access, clock, sim, ended_job):
-    files = {"rescale.tar.gz": b"packed by the command itself", "result.odb": b"1"}
-    job_id = ended_job(files)
-    sim.jobs[job_id].files.sort(key=lambda id_: sim.files[id_].name != "rescale.tar.gz")
-    sim.listing_lag = 1
-    rescale.job_download(*access, "job", job_id)
-    assert tree() == files
-
-
-def test_files_that_were_never_stored_are_named_and_the_others_are_there(access, clock, sim, ended_job):
-    job_id = ended_job({**ARCHIVE, "a.odb": b"1", "b.odb": b"2"})
-    file_named(sim, "b.odb").is_uploaded = False
-    sim.upload_lag = 10_000
-    with pytest.raises(rescale.RescaleError) as failed:
-        rescale.job_download(*access, "job", job_id)
-    assert "b.odb" in str(failed.value)
-    assert "a.odb" not in str(failed.value)
-    assert tree() == {**ARCHIVE, "a.odb": b"1"}
-    assert 55 * 60 <= clock.now <= 70 * 60  # an hour by the design
-
-
-def test_inputs_and_what_was_deleted_on_the_platform_are_no_results(access, clock, sim, run_job):
-    sim.lists_inputs = "all"
-    job_id = run_job("echo 1 > a.odb\n", {"rescale.tar.gz": rescale.create_tar_gz(Path(__file__).parent / "example",
-                                                                                 "in.tar.gz").read_bytes()})
-    given = file_named(sim, "rescale.tar.gz").id
-    deleted = sim.files[sim.jobs[job_id].files[0]]
-    rescale.job_download(*access, "job", job_id)
-    assert given not in fetched(sim)
-    assert list(tree()) == ["rescale.tar.gz"]
-    deleted.is_deleted = True
-    with pytest.raises(rescale.RescaleError, match="no output files"):
-        rescale.job_download(*access, "other", job_id)
-
-
-def test_a_failed_job_leaves_its_log_and_partial_results(access, clock, run_job):
-    rescale.job_download(*access, "job", run_job("echo hello; exit 3\n"))
-    assert set(tree()) == {"process_output.log", "rescale_failed.tar.gz"}
-    assert b"hello" in tree()["process_output.log"]
-
-
-@pytest.mark.parametrize(("state", "words"), [
-    ("unknown", "404"), ("draft", "not submitted"), ("running", "has not ended.* Executing"), ("empty", "no output"),
-])
-def test_where_there_is_nothing_to_download_that_is_said(state, words, access, clock, sim, set_up, ended_job, capsys):
-    job_id = {"unknown": lambda: "nOnE", "draft": set_up, "running": lambda: ended_job({}, ("Executing", None)),
-              "empty": lambda: ended_job({}, ("Executing", None), ("Completed", "A run failed"))}[state]()
+def test_what_is_not_there_to_be_downloaded_is_said(state, words, waits, access, clock, sim, set_up, ended_job):
+    history = [("Executing", None), ("Completed", "Completed successfully")][: 1 if state == "running" else 2]
+    files = {} if state == "empty" else {**ARCHIVE, "b.odb": b"1"}
+    job_id = {"unknown": lambda: "nOnE", "not submitted": set_up}.get(state, lambda: ended_job(files, *history))()
+    for file in sim.files.values():
+        file.is_deleted, file.is_uploaded = state == "deleted", state != "never stored" or file.name != "b.odb"
+    sim.upload_lag = 10_000 * (state == "never stored")
     with pytest.raises(rescale.RescaleError, match=words) as failed:
         rescale.job_download(*access, "job", job_id)
     assert job_id in str(failed.value)
-    assert state == "empty" or clock.now == 0  # at once
-    assert here() == []
-    assert "downloaded" not in capsys.readouterr().out
+    assert waits <= clock.now <= 1.1 * waits
+    assert tree() == (ARCHIVE if state == "never stored" else {})
 
 
-def test_a_job_of_the_web_page_is_downloaded_whatever_it_is_called(sim, fast, ended_job):
-    for name, folder in (("Beam 1/2", "Beam 1_2"), ("../x", ".._x"), ("..", "__")):
-        job_id = ended_job(ARCHIVE)
-        sim.jobs[job_id].data["name"] = name
-        done = subprocess.run(
-            [sys.executable, rescale.__file__, "download", job_id], capture_output=True, text=True, check=False,
-            env={**os.environ, "RESCALE_API_URL": sim.url, "RESCALE_API_KEY": sim.token},
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert tree(folder) == ARCHIVE
-        assert sorted(path.name for path in Path("..").iterdir()) == ["here", "home", "platform"]
+def test_all_files_come_in_ranges_that_are_few_and_eight_at_once(access, sim, ended_job, monkeypatch):
+    monkeypatch.setattr(rescale, "RANGES", 4)
+    sizes = {"rescale.tar.gz": 300_000, "b.odb": 100_000, "small": 1000, **{f"{number}": 1 for number in range(8)}}
+    job_id = ended_job({name: BIG[:size] for name, size in sizes.items()})
+    meeting, at_once, most = threading.Barrier(rescale.CONNECTIONS), set(), []
 
+    def count(record, when):
+        if record.path.endswith("/contents/") and when == "before":
+            at_once.add(id(record))
+            most.append(len(at_once))
+            meeting.wait(10)  # or it breaks: fewer came at once
+            time.sleep(0.02)
+        at_once.discard(id(record))
 
-# Whether what has come is right
-
-
-@pytest.mark.parametrize("checksums", ["sha512", "md5", "both"])
-def test_a_file_that_arrives_damaged_is_fetched_again(way, checksums, access, sim, ended_job, capsys):
-    job_id = ended_job({"rescale.tar.gz": BIG})
-    sim.checksums = checksums
-    sim.faults.append(Fault("corrupt", path="contents", times=1))
+    sim.on_request = count
     rescale.job_download(*access, "job", job_id)
-    assert tree() == {"rescale.tar.gz": BIG}
-    assert capsys.readouterr().out.count("damaged") == 1
+    assert asked_of(sim) == [(start, start + 75_000) for start in range(0, 300_000, 75_000)]  # size / RANGES
+    assert asked_of(sim, "b.odb") == [(0, 40_000), (40_000, 80_000), (80_000, 100_000)]  # RANGE[0]
+    assert asked_of(sim, "small") == [(0, 1000)]
+    assert max(most) == rescale.CONNECTIONS
 
 
-def test_a_file_that_stays_damaged_is_not_kept_under_its_name(way, access, sim, ended_job, capsys):
-    job_id = ended_job({"rescale.tar.gz": BIG, "sound": b"1"})
-    archive = file_named(sim, "rescale.tar.gz")
-    sim.faults.append(Fault("corrupt", path=archive.id, times=100))
-    with pytest.raises(rescale.RescaleError, match=r"rescale\.tar\.gz.*twice"):
-        rescale.job_download(*access, "job", job_id)
-    assert not {"rescale.tar.gz", part_of(sim).name} & set(tree())
-    assert "Total 2 files, " not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("fault", ["503", "reset_before", "reset_midway", "truncated", "html", "throttled"])
-@pytest.mark.parametrize("quirk", ["checksums", "contents_redirect", "ignore_range"])
-def test_a_download_that_breaks_goes_on_however_the_file_comes(way, quirk, fault, access, sim, ended_job, capsys):
-    setattr(sim, quirk, "none" if quirk == "checksums" else True)
+@pytest.mark.parametrize("size", [1, 5000, STEP, 299_999, 300_000, 300_001])
+@pytest.mark.parametrize("quirk", ["no checksum", "ignore_range", "none"])
+def test_a_download_goes_on_from_any_size(size, quirk, access, sim, ended_job):
+    sim.checksums, sim.ignore_range = "none" if quirk == "no checksum" else "both", quirk == "ignore_range"
     job_id = ended_job({"rescale.tar.gz": BIG})
-    sim.faults.append(Fault(fault, path="contents", times=3))
-    rescale.job_download(*access, "job", job_id)
-    assert tree() == {"rescale.tar.gz": BIG}
-    assert sim.faults[0].hits == 3 or quirk == "contents_redirect"  # whose link has come whole before the reset
-    assert (quirk == "checksums") == ("no checksum" in capsys.readouterr().out)
-
-
-@pytest.mark.parametrize("fault", ["404", "503", "wrong range"])
-def test_what_an_error_leaves_is_a_beginning_of_the_file_and_no_range_ahead_of_it(
-    fault, in_ranges, access, clock, sim, ended_job
-):
-    job_id = ended_job({"rescale.tar.gz": BIG})
-    file = file_named(sim, "rescale.tar.gz")
-    sim.wrong_range = fault == "wrong range"
-    if fault == "503":
-        sim.faults.append(Fault("503", path="contents", skip=3, times=10_000))
-    sim.on_request = lambda *_: setattr(file, "is_deleted", fault == "404" and len(ranges_asked(sim)) > 3)
-    with pytest.raises(rescale.RescaleError):
-        rescale.job_download(*access, "job", job_id)
-    left = tree()
-    assert set(left) <= {part_of(sim).name}
-    assert all(BIG.startswith(content) for content in left.values())
-
-    sim.faults.clear()
-    sim.wrong_range, sim.on_request, file.is_deleted = False, None, False
-    rescale.job_download(*access, "job", job_id)
-    assert tree() == {"rescale.tar.gz": BIG}
-
-
-@pytest.mark.parametrize("size", [1, 5000, 150_000, 299_999, 300_000, 300_001])
-@pytest.mark.parametrize("checksums", ["sha512", "none"])
-@pytest.mark.parametrize("ignore_range", [False, True], ids=["with Range", "without Range"])
-def test_a_download_goes_on_from_any_size(way, size, checksums, ignore_range, access, sim, ended_job):
-    sim.checksums, sim.ignore_range = checksums, ignore_range
-    job_id = ended_job({"rescale.tar.gz": BIG})
-    Path("job").mkdir()
     part_of(sim).write_bytes((BIG + b"x")[:size])
     rescale.job_download(*access, "job", job_id)
     assert tree() == {"rescale.tar.gz": BIG}
-    asked = ranges_asked(sim)
-    if size < len(BIG):
-        assert asked[0].startswith("bytes=") if way == "in ranges" else asked[0] == f"bytes={size}-299999"
-        assert min(int(re.search(r"\d+", range_)[0]) for range_ in asked) == size
-    else:
-        assert bool(asked) == (size > len(BIG))
+    begin = size if size <= len(BIG) else 0
+    assert asked_of(sim) == [(start, min(start + STEP, len(BIG))) for start in range(begin, len(BIG), STEP)]
 
 
-@pytest.mark.parametrize("checksums", ["with a checksum", "without"])
-@pytest.mark.parametrize("comes", [100, 5_000, 70_000, 1_000_000])
-def test_a_line_that_breaks_as_often_as_it_will_gets_on(comes, checksums, clock, monkeypatch):
-    """At least half of what comes is kept, so that twice as many requests as there are pieces will do."""
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    content = os.urandom(10 * comes)
-    platform = Platform(files={"arChiv": ("rescale.tar.gz", content)})
-    if checksums == "without":
-        platform.answers[f"jobs/{JOB_ID}/files/"]["results"][0].update(md5=None, fileChecksums=[])
-
-    class Line(io.BytesIO):
-        def read(self, size=-1):
-            left = comes - self.tell()
-            if left < size:
-                super().read(left)
-                raise ConnectionResetError("the line broke")
-            return super().read(size)
-
-    def answer(request):
-        status, body, *rest = platform(request)
-        return (status, Line(body) if isinstance(body, bytes) and len(body) > comes else body, *rest)
-
-    network = connect(answer)
-    rescale.job_download(PLATFORM, TOKEN, "job", JOB_ID)
-    assert tree() == {"rescale.tar.gz": content}
-    assert network.count < 30
+class FullDisk(io.BytesIO):
+    def write(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_an_answer_without_an_end_does_not_fill_the_disk(clock, monkeypatch):
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    platform, taken = Platform(files={"arChiv": ("rescale.tar.gz", b"x" * 1000)}), []
+@pytest.mark.parametrize(("fault", "says"), [
+    ("404", "404"), ("503", "503"), ("wrong range", "another part"), ("full disk", "kept.*No space left"),
+])
+def test_what_an_error_leaves_is_a_beginning_and_the_next_run_goes_on(
+    fault, says, access, clock, sim, ended_job, monkeypatch
+):
+    job_id = ended_job({"rescale.tar.gz": BIG})
+    file, sim.wrong_range = file_named(sim), fault == "wrong range"
+    sim.faults += [Fault("503", path="contents", skip=3, times=10_000)] if fault == "503" else []
+    sim.on_request = lambda *_: setattr(file, "is_deleted", fault == "404" and len(asked_of(sim)) > 3)
+    ranges = itertools.count()
+    with monkeypatch.context() as disk:
+        if fault == "full disk":
+            disk.setattr(tempfile, "TemporaryFile", lambda dir: (io.BytesIO if next(ranges) < 3 else FullDisk)())
+        with pytest.raises(rescale.RescaleError, match=says):
+            rescale.job_download(*access, "job", job_id)
+    assert set(tree()) == {part_of(sim).name}
+    kept = part_of(sim).read_bytes()
+    assert BIG.startswith(kept)
 
-    def answer(request):
-        taken.append(sum(map(len, tree().values())))
-        status, body, *rest = platform(request)
-        return (status, b"x" * 5_000_000 if isinstance(body, bytes) else body, *rest)
-
-    connect(answer)
-    with pytest.raises(rescale.RescaleError, match="more than 1000 bytes"):
-        rescale.job_download(PLATFORM, TOKEN, "job", JOB_ID)
-    assert max(taken) <= 1000
-
-
-# Names
-
-
-@pytest.mark.parametrize("name", [
-    "../out", "/tmp/out", "a/../../out", "..", ".", "a//b", "./a", "a/", "a\\..\\b", "..\\out", "C:\\out", "C:out",
-    "a\nb", "a\0b", "\x1b[2J", "x\ud800", "y" * 300, "결" * 200,
-], ids=lambda name: f"{name[:12].encode('unicode_escape').decode()}")
-def test_a_name_that_cannot_be_here_is_changed_and_stays_in_the_folder_and_the_others_come(name, clock, capsys):
-    platform = Platform(files={"gOod": ("rescale.tar.gz", b"1"), "bAd": ("bad", b"2"), "lAst": ("z", b"3")})
-    platform.answers[f"jobs/{JOB_ID}/files/"]["results"][1].update(relativePath=name, name=name)
-    connect(platform)
-    before = sorted(Path("..").rglob("*"))
-    paths = rescale.job_download(PLATFORM, TOKEN, "job", JOB_ID)
-    assert [path.read_bytes() for path in paths] == [b"1", b"2", b"3"]
-    assert all(Path("job").resolve() in path.resolve().parents for path in paths)
-    assert {path for path in Path("..").rglob("*") if "job" not in path.parts} == set(before)
-    assert paths[1].name in capsys.readouterr().out
+    time.sleep(0.05)  # for what is on its way
+    sim.requests.clear()
+    time.sleep(0.05)
+    assert not sim.requests  # nothing goes on behind an error
+    sim.faults, sim.wrong_range, sim.on_request, file.is_deleted = [], False, None, False
+    rescale.job_download(*access, "job", job_id)
+    assert tree() == {"rescale.tar.gz": BIG}
+    assert asked_of(sim)[0][0] == len(kept)
 
 
-def test_a_path_that_is_too_long_for_this_disk_does_not_keep_the_others_away(clock):
-    connect(Platform(files={"lOng": ("x/" * 2500 + "x", b"1"), "aRch": ("rescale.tar.gz", b"2"), "lAst": ("z", b"3")}))
-    with pytest.raises(rescale.RescaleError, match=r"not downloaded: x/x/x.*again"):
-        rescale.job_download(PLATFORM, TOKEN, "job", JOB_ID)
-    assert {name: content for name, content in tree().items() if content} == {"rescale.tar.gz": b"2", "z": b"3"}
+BREAKS = ["503", "reset_before", "reset_midway", "truncated", "html", "throttled"]
 
 
-@pytest.mark.parametrize("paths", [("A", "a", "B"), ("out", "out", "out.fIle1"), ("out", "out.fIle2", "out")],
-                         ids=["letters", "equal", "equal to what is made"])
-def test_files_that_want_the_same_place_are_all_kept(paths, clock):
-    files = [a_file(f"fIle{number}", path, b"%d" % number) for number, path in enumerate(paths)]
-    platform = Platform(files={f"fIle{number}": ("", b"%d" % number) for number in range(3)}, made_here=False)
-    platform.answers[f"jobs/{JOB_ID}/files/"] = a_list(*files)
-    connect(platform)
-    found = rescale.job_download(PLATFORM, TOKEN, "job", JOB_ID)
-    assert [path.read_bytes() for path in found] == [b"0", b"1", b"2"]
-    assert len({str(path).casefold() for path in found}) == 3
+@pytest.mark.parametrize(("comes", "fault"), [
+    *itertools.product(["without checksum", "from another host", "whole"], BREAKS), ("as gzip", "truncated"),
+    ("as gzip in chunks", "reset_midway"),
+])
+def test_a_range_that_breaks_goes_on_where_it_broke_however_it_comes(
+    comes, fault, access, sim, ended_job, capsys, monkeypatch
+):
+    sim.contents_redirect, sim.ignore_range = comes == "from another host", comes == "whole"
+    sim.checksums, stream = "none" if comes == "without checksum" else "both", Simulator._stream
+
+    def labelled(*arguments):  # as servers do that take the ending .gz for an encoding of the transfer
+        answer = stream(*arguments)
+        answer.headers["Content-Encoding"] = "gzip"
+        if "chunks" in comes:
+            pieces, answer.headers["Transfer-Encoding"] = itertools.chain(answer.response, [b""]), "chunked"
+            answer.response = (b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+        return answer
+
+    if "gzip" in comes:
+        monkeypatch.setattr(Simulator, "_stream", labelled)
+    job_id = ended_job({"rescale.tar.gz": BIG})
+    sim.faults.append(Fault(fault, path="storage" if sim.contents_redirect else "contents", times=3))
+    rescale.job_download(*access, "job", job_id)
+    assert (tree(), sim.faults[0].hits) == ({"rescale.tar.gz": BIG}, 3)
+    goes_on = any(start % STEP for start, _ in asked_of(sim))
+    assert goes_on == (fault in ("reset_midway", "truncated")) or sim.ignore_range  # of all of it half has come
+    assert ("no checksum" in capsys.readouterr().out) == (sim.checksums == "none")
+    assert bool(sim.storage_requests) == sim.contents_redirect  # on another host, which must not get the token:
+    assert not any("Authorization" in record.headers for record in sim.storage_requests)
 
 
-# What is there already
+@pytest.mark.parametrize(("where", "checksums"), [
+    ("on the way", "sha512"), ("on the way", "md5"), ("in what an earlier try left", "both"), ("always", "both"),
+])
+def test_a_damaged_file_is_fetched_once_more_and_never_gets_a_name(where, checksums, access, sim, ended_job, capsys):
+    job_id, sim.checksums = ended_job({"rescale.tar.gz": BIG}), checksums
+    part_of(sim).write_bytes(b"x" * STEP if "earlier" in where else b"")
+    if "earlier" not in where:
+        sim.faults.append(Fault("corrupt", path="contents", times=1000 if where == "always" else 1))
+    with pytest.raises(rescale.RescaleError, match=r"rescale\.tar\.gz.*twice") if where == "always" else nullcontext():
+        rescale.job_download(*access, "job", job_id)
+    assert tree() == ({} if where == "always" else {"rescale.tar.gz": BIG})
+    said = capsys.readouterr().out
+    assert (said.count("damaged"), "Total 1 files, " in said) == (1, where != "always")
 
 
-def test_what_is_there_already_is_not_fetched_again(access, clock, sim, ended_job, capsys):
-    files = {**ARCHIVE, "b": b"2"}
+def test_what_is_there_already_is_not_fetched_again_nor_called_downloaded(access, clock, sim, ended_job, capsys):
+    files = {**ARCHIVE, "b": BIG}
     job_id = ended_job(files)
     first = rescale.job_download(*access, "job", job_id)
     Path("job/b").unlink()
     sim.requests.clear()
     capsys.readouterr()
     assert rescale.job_download(*access, "job", job_id) == first
-    assert fetched(sim) == {file_named(sim, "b").id}
-    assert tree() == files
+    assert (tree(), asked_of(sim)) == (files, [])
     lines = capsys.readouterr().out.splitlines()
     assert [line.rpartition("/")[2] for line in lines[1:3]] == ["b downloaded", "rescale.tar.gz was here already"]
+    assert re.fullmatch(r"Total 1 files, 0\.286 MB downloaded, 1 .*already", lines[3])
 
 
 @pytest.mark.parametrize("checksums", ["both", "none"])
 def test_another_file_that_is_in_the_way_is_kept_under_a_new_name(checksums, access, sim, ended_job, capsys):
-    job_id = ended_job(ARCHIVE)
-    sim.checksums = checksums
+    job_id, sim.checksums = ended_job(ARCHIVE), checksums
     Path("job").mkdir()
     for number, content in enumerate((b"mine", b"of equal l."), 1):
         Path("job/rescale.tar.gz").write_bytes(content)
         rescale.job_download(*access, "job", job_id)
-        assert tree()["rescale.tar.gz"] == ARCHIVE["rescale.tar.gz"]
         assert f"rescale.tar.gz.previous-{number}" in capsys.readouterr().out
-    assert sorted(tree().values()) == sorted([b"mine", b"of equal l.", ARCHIVE["rescale.tar.gz"]])
+    assert tree() == {**ARCHIVE, "rescale.tar.gz.previous-1": b"mine", "rescale.tar.gz.previous-2": b"of equal l."}
 
 
-@pytest.mark.skipif(os.name == "nt", reason="locks are others there")
-def test_two_processes_do_not_write_the_same_file(access, sim, ended_job):
-    job_id = ended_job(ARCHIVE)
-    Path("job").mkdir()
-    with rescale._locked(part_of(sim)), pytest.raises(rescale.RescaleError, match="in use"):  # as by another process
-        rescale.job_download(*access, "job", job_id)
-    assert not fetched(sim)
-    rescale.job_download(*access, "job", job_id)
-    assert tree() == ARCHIVE
+@pytest.mark.parametrize("checksums", ["with a checksum", "without"])
+@pytest.mark.parametrize("other", ["begins it", "is done before us", "is done while we are at it", "takes it away"])
+def test_a_file_is_right_whatever_another_process_does_with_it_meanwhile(other, checksums, clock):
+    platform = Platform(files={"fIrst": ("rescale.tar.gz", b"1"), "sEcond": ("b.odb", BIG)})
+    if checksums == "without":
+        platform.answers[f"jobs/{JOB_ID}/files/"]["results"][1].update(md5=None, fileChecksums=[])
+    part, last = Path("job/.sEcond.part"), f"-{len(BIG) - 1}"
+    part.parent.mkdir()
+    part.write_bytes(BIG[:5000])
+
+    def answer(request):
+        is_last = request.headers.get("Range", "").endswith(last)
+        if is_last if "while" in other else "fIrst/contents" in request.url:
+            wait_until(lambda: not is_last or part.stat().st_size > 5000)
+            part.write_bytes(BIG[:200_000] if other == "begins it" else BIG)
+            if other == "takes it away":
+                part.unlink()
+            elif "done" in other:
+                part.replace("job/b.odb")
+        return platform(request)
+
+    connect(answer)
+    rescale.job_download(PLATFORM, TOKEN, "job", JOB_ID)
+    assert tree()["b.odb"] == BIG
+    assert set(tree().values()) == {b"1", BIG}  # a second copy is no harm
 
 
-@pytest.mark.parametrize("obstacle", ["file in place of the folder", "file in place of a folder in it"])
-def test_what_cannot_be_written_is_told_and_what_is_there_is_kept(obstacle, access, ended_job):
-    job_id = ended_job({**ARCHIVE, "sub/a": b"1"})
-    if obstacle.endswith("of the folder"):
-        Path("job").write_bytes(b"mine")
-    else:
-        Path("job").mkdir()
-        Path("job/sub").write_bytes(b"mine")
-    with pytest.raises(rescale.RescaleError, match="job"):
-        rescale.job_download(*access, "job", job_id)
-    assert b"mine" in {path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+@pytest.mark.parametrize("names", [
+    *([name] for name in (
+        "../out", "/tmp/out", "a/../../out", "..", ".", "a//b", "./a", "a/", "a\\..\\b", "..\\out", "C:\\out", "C:out",
+        "a\nb", "a\0b", "\x1b[2J", "x\ud800", "y" * 300, "결" * 200,
+    )), ["B", "A", "a"], ["out.fIle1", "out", "out"], ["out", "out.fIle2", "out"],
+], ids=lambda names: " ".join(names)[:20].encode("unicode_escape").decode())
+def test_a_name_that_cannot_be_here_or_is_taken_is_changed_and_told_and_stays_in_the_folder(names, clock, capsys):
+    names = ["rescale.tar.gz", *names, "z"]
+    platform = Platform(files={f"fIle{number}": ("", b"%d" % number) for number in range(len(names))})
+    files = [a_file(f"fIle{number}", "", b"%d" % number) for number in range(len(names))]
+    platform.answers[f"jobs/{JOB_ID}/files/"] = a_list(
+        *({**file, "relativePath": name, "name": name} for file, name in zip(files, names)))
+    connect(platform)
+    before = set(Path("..").rglob("*"))
+    paths = rescale.job_download(PLATFORM, TOKEN, "job", JOB_ID)
+    assert [path.read_bytes() for path in paths] == [b"%d" % number for number in range(len(names))]
+    assert all(Path("job").resolve() in path.resolve().parents for path in paths)
+    assert {path for path in Path("..").rglob("*") if "job" not in path.parts} == before
+    assert len({str(path).casefold() for path in paths}) == len(names)
+    assert paths[-2].name in capsys.readouterr().out
 
 
-def test_without_room_nothing_is_fetched_and_what_an_interrupted_download_left_needs_none(
-    access, clock, sim, ended_job, monkeypatch
-):
-    usage = namedtuple("usage", "total used free")
-    job_id = ended_job({"rescale.tar.gz": BIG})
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**7, 10**7, 299_999))
-    with pytest.raises(rescale.RescaleError, match="nothing was downloaded"):
-        rescale.job_download(*access, "job", job_id)
-    assert not fetched(sim)
-
-    part_of(sim).write_bytes(BIG[:1])
-    rescale.job_download(*access, "job", job_id)
-    assert tree() == {"rescale.tar.gz": BIG}
-
-
-def test_bytes_that_are_labelled_as_encoded_but_are_not_are_taken_as_they_are(access, clock, ended_job, monkeypatch):
-    """As servers do that take the ending .gz for an encoding of the transfer."""
-    job_id, stream = ended_job(ARCHIVE), Simulator._stream
-
-    def labelled(*arguments):
-        answer = stream(*arguments)
-        answer.headers["Content-Encoding"] = "gzip"
-        return answer
-
-    monkeypatch.setattr(Simulator, "_stream", labelled)
-    rescale.job_download(*access, "job", job_id)
-    assert tree() == ARCHIVE
-
-
-def test_what_has_been_stopped_asks_nothing_more(sim, access):
-    with rescale._Progress("downloading", 1) as progress:
-        pass
-    with pytest.raises(rescale.RescaleError, match="stopped"):
-        rescale._request(access, "GET", "users/me/", stop=progress.stop)
-    assert not sim.requests
+@pytest.mark.parametrize(("name", "becomes"), [
+    ("a:b*c?.odb", "a_b_c_.odb"), ("aux.txt", "aux_.txt"), ("COM1", "COM1_"), ("dot.", "dot_"), ("C:out", "C_out"),
+    ("console.log", "console.log"),
+])
+def test_windows_has_more_names_that_cannot_be(name, becomes, monkeypatch):
+    monkeypatch.setattr(rescale, "WINDOWS", True)
+    assert rescale._safe_name(name) == becomes

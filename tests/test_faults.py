@@ -1,159 +1,127 @@
-"""Whatever the network does to a chain: the right result, every job started exactly once, no token elsewhere."""
+"""Whatever the network does to a chain: the right result, and every job started exactly once.
+
+Any request of main.py fails    in six ways, without saying whether it was heard, or every third one: it ends right
+A platform                      may have other ways, where its documents are silent
+Every request                   has a timeout for connecting and one for reading
+Pauses                          grow; one that the platform asks for, in seconds or as a date of its clock, is kept
+An outage                       is told when it begins, now and then, and when it is over
+Patience                        is 10 minutes, 1 for a chain's first request, and endless for a monitor
+What the platform refuses       ends a call at once, in its words; what is not its own ends all but a monitor
+An answer that is no JSON       is a fault
+A request that does something   follows no redirect
+Proxies and certificates        that do not work are named, with the way out
+A stored file                   comes as it is stored, however it is labelled, and in chunks
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import os
-import random
-import re
+import ssl
+import sys
 import time
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 import requests
-import urllib3
+import trustme
 
 import rescale_rest_api as rescale
-from in_memory import JOB_ID, KEY, PLATFORM, TOKEN, Platform, a_list, connect, history
-from rescale_simulator import Fault
-from two_jobs import INPUT, LINKS, Watch, assert_right, command, submissions, text_job
+from conftest import paths_asked
+from in_memory import JOB_ID, KEY, PLATFORM, TOKEN, Platform, connect
+from rescale_simulator import Handler
+from two_jobs import Watch, assert_right, copy_scripts, run_here
 
 SETTINGS = ("user_included", "0", {}, "emerald", 1, 1, 1, "xDdRk")
-
 FAULTS = {  # of every request
-    "refused": {"seconds": 0.05}, "reset_before": {}, "throttled": {"retry_after": "20"}, "503": {}, "html": {},
+    "refused": {"seconds": 0.05}, "reset_before": {}, "throttled": {"retry_after": "4"}, "503": {}, "html": {},
     "truncated": {},
 }
 HIDING = {  # of those that do something, which these hide
     "reset_after": {}, "timeout_before": {"seconds": 1}, "timeout_after": {"seconds": 1}, "503_after": {},
-    "html_after": {}, "redirect": {},
+    "html_after": {}, "redirect": {}, "late": {"seconds": 0.02},
 }
+
+
+@pytest.fixture
+def chain(sim, access, clock, monkeypatch):
+    """Run main.py with these faults; return the names of its requests, but for those of the table at its end."""
+    monkeypatch.setattr(rescale, "UPLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(rescale, "READ_TIMEOUT", 0.3)
+    monkeypatch.setenv("RESCALE_API_URL", sim.url)
+    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
+    monkeypatch.chdir(copy_scripts(Path("chain").absolute()))
+
+    def run(at=(), fault="503"):
+        for kept in (sim.jobs, sim.starts, sim.faults):
+            kept.clear()
+        clock.speed = 200 if fault == "refused" else 0  # a port that is closed is so in real time
+        watch = Watch(sim, at, fault, **{**FAULTS, **HIDING}[fault])
+        assert run_here("--new") == 0
+        assert_right(sim, max(Path().rglob("*/rescale.tar.gz"), key=lambda path: path.stat().st_mtime_ns))
+        assert not watch.left, f"{fault} did not strike"
+        last = max(number for number, name in enumerate(watch.names) if "/contents/" in name)
+        return list(dict.fromkeys(watch.names[: last + 1]))
+
+    return run
+
+
+@pytest.fixture
+def names(chain, recorded=[]):  # noqa: B006  # one run for all tests
+    recorded[:] = recorded or chain()
+    assert len(recorded) > 25
+    return recorded
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("part", range(3))
+def test_a_chain_ends_right_whatever_request_fails_once(fault, part, chain, names):
+    chain(names[part::3], fault)
+
+
+@pytest.mark.parametrize("fault", HIDING)
+def test_a_chain_ends_right_if_it_is_unclear_whether_a_request_was_heard(fault, chain, names):
+    names = [name for name in names if ": POST" in name]
+    assert len(names) == 5
+    chain(names, fault)
+
+
+@pytest.mark.parametrize("quirks", [
+    {"flaky": 0.33, "seed": 1}, {"flaky": 0.33, "seed": 2}, {"flaky": 0.5, "seed": 3}, 
+    {"page_size_cap": 3, "next_without_slash": True}, {"page_size_cap": 3, "next_drops_query": True},
+    {"page_size_cap": 3, "empty_last_page": True}, {"upload_lag": 3}, {"size_lag": 3}, {"lists_inputs": "all"}, {"shared_work": True}, {"contents_redirect": True},
+    {"timeline": ("Pending", "Queued", "Started", "Executing", "Pending", "Queued", "Executing")},
+], ids=lambda quirks: " ".join(map(str, quirks)))
+def test_a_chain_ends_right_in_every_way_that_a_platform_may_have(quirks, chain, sim):
+    sim._random.seed(quirks.get("seed"))
+    for name, value in quirks.items():
+        setattr(sim, name, value)
+    chain()
+
+
+def test_every_request_has_both_timeouts(chain, sim, monkeypatch):
+    """Without the one for connecting, a firewall that drops packets would hold a chain for ever."""
+    timeouts, send = [], requests.adapters.HTTPAdapter.send
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", lambda *args, **options: (
+        timeouts.append(options["timeout"]), send(*args, **options))[1])
+    chain()
+    assert len(timeouts) == len(sim.requests)
+    assert all(0 < connect <= 60 and 0 < read <= 3600 for connect, read in timeouts)
 
 
 @pytest.fixture
 def idle(clock, monkeypatch):
     """A clock for waits of hours that take no time at all, where nothing else happens meanwhile."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("RESCALE_API_URL", PLATFORM)
+    monkeypatch.setenv("RESCALE_API_KEY", KEY)
     return clock
 
 
-class Strikes(Watch):
-    """A fault that strikes the first request of each of these names, and then perhaps another the very next one."""
-
-    def __init__(self, sim, names, fault, then=None, **details):
-        super().__init__(sim, fault, **details)
-        self.left, self.then = list(names), then
-
-    def strikes(self, record):
-        super().strikes(record)
-        if self.names[-1] not in self.left:
-            return False
-        self.left.remove(self.names[-1])
-        self.sim.faults += [Fault(self.then)] if self.then else []
-        return True
-
-
-@pytest.fixture
-def chain(sim, access, clock, monkeypatch):
-    """Run what main.py does, with two jobs that each need what the one before it wrote; return the requests' names."""
-    monkeypatch.setattr(rescale, "UPLOAD_TIMEOUT", 0.3)
-    monkeypatch.setattr(rescale, "READ_TIMEOUT", 0.3)
-    top, runs = Path.cwd(), []
-
-    def run(names=(), fault="503", check=True, **details):
-        runs.append(top / f"chain{len(runs)}")
-        runs[-1].mkdir()
-        os.chdir(runs[-1])
-        for kept in (sim.jobs, sim.starts, sim.faults):
-            kept.clear()
-        clock.speed = 200 if fault == "refused" else 0  # a port that is closed is so in real time
-        watch = Strikes(sim, names, fault, **{**FAULTS, **HIDING}[fault], **details)
-        Path("steps.txt").write_text(INPUT)
-        if check:
-            rescale.check_settings(*access, *SETTINGS)
-        job_id = None
-        for name, word in LINKS:
-            inputs = (
-                rescale.file_previous_job(*access, job_id) if job_id
-                else rescale.upload_local_files(*access, rescale.create_tar_gz())
-            )
-            job_id = rescale.job_setup(*access, name, command(word), *SETTINGS, inputs)
-            rescale.job_submit(*access, name, job_id)
-            rescale.job_monitor(*access, job_id)
-        paths = rescale.job_download(*access, name, job_id)
-        assert_right(sim, next(path for path in paths if path.name == "rescale.tar.gz"))
-        assert not watch.left, f"{fault} did not strike"
-        return list(dict.fromkeys(watch.names))
-
-    yield run
-    os.chdir(top)
-
-
-# The matrix: every fault at every request of a chain, as one run has recorded them
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_chain_ends_right_whatever_request_fails_once(fault, chain):
-    names = chain()
-    assert len(names) > 20
-    for part in range(4):
-        chain(names[part::4], fault)
-
-
-@pytest.mark.parametrize("fault", HIDING)
-def test_a_chain_ends_right_if_it_is_unclear_whether_a_request_was_heard(fault, chain):
-    names = [name for name in chain() if ": POST" in name]
-    assert len(names) == 5
-    for name in names:
-        chain([name], fault)
-
-
-@pytest.mark.parametrize("part", range(3))
-def test_a_chain_ends_right_with_two_faults_in_a_row(part, chain):
-    names, chosen = chain(), random.Random(part)
-    for _ in range(5):
-        first, second = chosen.choice([*FAULTS, *HIDING][1:]), chosen.choice([*FAULTS][1:])
-        chain([chosen.choice([name for name in names if first in FAULTS or ": POST" in name])], first, then=second)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_chain_ends_right_when_every_third_request_fails(seed, chain, sim):
-    sim._random.seed(seed)
-    sim.flaky = 0.33
-    chain()
-
-
-@pytest.mark.parametrize("quirks", [
-    {"page_size_cap": 2, "next_without_slash": True}, {"page_size_cap": 2, "next_drops_query": True},
-    {"page_size_cap": 1, "empty_last_page": True}, {"newest_first": False, "date_style": "none"}, {"clock_skew": 0.3},
-    {"last_status": "COMPLETED"}, {"listing_lag": 2}, {"upload_lag": 3}, {"size_lag": 3}, {"lists_inputs": "all"},
-    {"lists_inputs": "none"}, {"shared_work": True}, {"contents_redirect": True}, {"checksums": "none"},
-    {"timeline": ("Pending", "Queued", "Started", "Executing", "Pending", "Queued", "Executing")},
-], ids=lambda quirks: " ".join(quirks))
-def test_a_chain_ends_right_in_every_way_that_a_platform_may_have(quirks, chain, sim):
-    for name, value in quirks.items():
-        setattr(sim, name, value)
-    chain(check="page_size_cap" not in quirks)  # hundreds of pages of tiles
-
-
-def test_every_request_has_both_timeouts(chain, sim, monkeypatch):
-    """Without the one for connecting, a firewall that drops packets would hold a chain for ever."""
-    timeouts = []
-    send = requests.adapters.HTTPAdapter.send
-    monkeypatch.setattr(
-        requests.adapters.HTTPAdapter, "send",
-        lambda *args, **options: (timeouts.append(options["timeout"]), send(*args, **options))[1],
-    )
-    chain()
-    assert len(timeouts) == len(sim.requests)
-    assert all(0 < connect <= 60 and 0 < read <= 3600 for connect, read in timeouts)
-
-
-# When a request is repeated, and when not
-
-
-def set_up():
-    return rescale.job_setup(PLATFORM, TOKEN, "job", "true", *SETTINGS, [])
+def set_up(platform=PLATFORM, token=TOKEN):
+    return rescale.job_setup(platform, token, "job", "true", *SETTINGS, [])
 
 
 def upload():
@@ -161,281 +129,174 @@ def upload():
     return rescale.upload_local_files(PLATFORM, TOKEN, "beam.inp")
 
 
+def begin():
+    with rescale.chain([("one", "true")], SETTINGS, arguments=[]):
+        pytest.fail("it has begun")
+
+
 CALLS = {
-    "upload_local_files": upload,
-    "job_setup": set_up,
+    "upload_local_files": upload, "job_setup": set_up,
     "job_submit": lambda: rescale.job_submit(PLATFORM, TOKEN, "job", JOB_ID),
     "job_monitor": lambda: rescale.job_monitor(PLATFORM, TOKEN, JOB_ID),
     "job_download": lambda: rescale.job_download(PLATFORM, TOKEN, "job", JOB_ID),
     "file_previous_job": lambda: rescale.file_previous_job(PLATFORM, TOKEN, JOB_ID),
     "job_stop": lambda: rescale.job_stop(PLATFORM, TOKEN, JOB_ID),
 }
+HTML = {"Content-Type": "text/html"}
 
 
-def steps(values: list[float]) -> list[float]:
+def steps(values):
     return [after - before for before, after in zip(values, values[1:])]
 
 
-@pytest.mark.parametrize("by_date", [False, True], ids=["in seconds", "as a date"])
-def test_no_request_is_repeated_sooner_than_the_platform_asks(by_date, idle, capsys):
+@pytest.mark.parametrize("ahead", [None, 0, 7200, -7200], ids=[
+    "in seconds", "as a date", "as a date, its clock 2 h ahead", "as a date, its clock 2 h behind"])
+def test_a_request_is_repeated_when_the_platform_asks_for_it(ahead, idle, capsys):
     asked_at = []
 
     def answer(request):
         asked_at.append(idle.now)
         if len(asked_at) > 3:
             return 201, {"id": JOB_ID}
-        seconds = (3, 300, 1500)[len(asked_at) - 1]
-        value = formatdate(time.time() + seconds + 1, usegmt=True) if by_date else str(seconds)
-        return 429, {"detail": "throttled"}, {"Retry-After": value}
+        seconds, its_time = (5, 300, 1500)[len(asked_at) - 1], int(time.time() + idle.now + (ahead or 0))
+        value = str(seconds) if ahead is None else formatdate(its_time + seconds, usegmt=True)
+        return 429, {"detail": "throttled"}, {"Retry-After": value, "Date": formatdate(its_time, usegmt=True)}
 
     connect(answer)
     set_up()
-    for wait, least in zip(steps(asked_at), (3, 300, 1500)):
-        assert least - by_date <= wait <= 1.3 * (least + 2)  # a date has no fractions of a second
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("- ")]
-    assert len(told) == 2  # the first wait was of seconds
-    assert all("platform.example" in line and "429" in line and re.search(r"\b\d{3,4} s", line) for line in told)
+    assert steps(asked_at) == [5, 300, 1500]
+    assert "platform.example" in (told := capsys.readouterr().out)
+    assert "429" in told
 
 
-def test_the_log_of_a_job_is_not_asked_for_again_sooner_than_the_platform_asks(idle):
-    platform, asked_at = Platform([("Executing", None)]), []
-
-    def answer(request):
-        if "/tail/" not in request.url:
-            return platform(request) if len(asked_at) < 2 else Platform()(request)
-        asked_at.append(idle.now)
-        return 429, {"detail": "throttled"}, {"Retry-After": "120"}
-
-    connect(answer)
-    CALLS["job_monitor"]()
-    assert asked_at[1] - asked_at[0] >= 120
+@pytest.mark.parametrize(("value", "seconds"), [
+    ("7", 7), ("0", 0), ("86400", 3900), ("soon", 0), ("-5", 0), ("", 0), ("1e400", 0), ("9" * 5000, 0), ("nan", 0),
+    ("Wed, 99 Foo 2026 25:61:00 GMT", 0), ("Fri, 02 Jan 2026 03:04:15 GMT", 10), ("Fri, 02 Jan 2026 03:04:00 GMT", 0),
+    ("Fri, 02 Jan 2026 03:04:15 -0000", 0),
+], ids=lambda value: str(value)[:32])
+def test_a_retry_after_that_means_nothing_is_ignored_and_a_huge_one_cut(value, seconds):
+    assert rescale._retry_after({"Retry-After": value, "Date": "Fri, 02 Jan 2026 03:04:05 GMT"}) == seconds
+    assert rescale._retry_after({"Retry-After": value}) == (seconds if value.isdigit() else 0)
 
 
-@pytest.mark.parametrize("value", ["soon", "-5", "", "1e400", "9" * 5000, "Wed, 99 Foo 2026 25:61:00 GMT", "nan"],
-                         ids=lambda value: value[:9])
-def test_a_retry_after_that_means_nothing_is_ignored(value, idle):
-    answers = iter([(429, {"detail": "throttled"}, {"Retry-After": value}), (201, {"id": JOB_ID})])
-    connect(lambda request: next(answers))
-    assert set_up() == JOB_ID
-    assert idle.now < 10
-
-
-def test_a_call_gives_up_after_about_ten_minutes_with_ever_longer_waits_and_the_words_of_the_server(idle):
-    asked_at, ends = [], set()
+@pytest.mark.parametrize(("call", "least", "most"), [(set_up, 400, 620), (begin, 30, 65)],
+                         ids=["ten minutes", "one minute for a chain's first request"])
+def test_a_call_gives_up_after_ever_longer_pauses_with_the_words_of_the_server(call, least, most, idle, capsys):
+    asked_at = []
     connect(lambda request: (asked_at.append(idle.now), (503, {"detail": "Maintenance until 14:00 UTC"}))[1])
-    for _ in range(2):
-        del asked_at[:]
-        began = idle.now
-        with pytest.raises(rescale.RescaleError, match=r"503: Maintenance until 14:00 UTC"):
-            set_up()
-        assert 400 <= idle.now - began <= 620
-        waits = steps(asked_at)
-        assert waits[0] < 3
-        assert max(waits) < 80
-        assert all(1.2 * after > before for before, after in zip(waits, waits[1:6]))
-        assert len(asked_at) < 25
-        ends.add(idle.now - began)
-    assert len(ends) == 2  # two clients do not come back in the same moment
+    with pytest.raises((rescale.RescaleError, SystemExit)) as error:
+        call()
+    assert "503: Maintenance until 14:00 UTC" in str(error.value) + capsys.readouterr().err
+    assert least <= idle.now <= most
+    waits = steps(asked_at)
+    assert waits[0] < 3
+    assert waits[:5] == sorted(set(waits[:5]))
+    assert max(waits) < 80
+    assert len(asked_at) < 25
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413])
+@pytest.mark.parametrize(("seconds", "call", "lines"), [
+    (2, "job_stop", 0), (60, "job_stop", 2), (400, "job_setup", 2), (1500, "job_monitor", 4), (9000, "job_monitor", 16),
+])
+def test_an_outage_is_told_when_it_begins_now_and_then_and_when_it_is_over(seconds, call, lines, idle, capsys):
+    platform = Platform()
+    platform.answers.update({"jobs/": {"id": JOB_ID}, f"jobs/{JOB_ID}/stop/": {}})
+    connect(lambda request: platform(request) if idle.now >= seconds else (503, b"", HTML))
+    CALLS[call]()
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("- ")]
+    assert abs(len(told) - lines) <= lines // 10
+    assert all("platform.example" in line for line in told)
+    assert not told or ("503" in told[0] and "503" not in told[-1])
+
+
+@pytest.mark.parametrize(("status", "body", "headers"), [
+    *((status, {"detail": "No.", "jobanalyses": [{"walltime": ["Long."]}]}, {}) for status in (400, 401, 403, 404)),
+    (404, b"Not found.", {"Content-Type": "text/plain", "Content-Encoding": "gzip"}), (403, b"", {"Content-Type": ""}),
+    (404, b"<html>Not found</html>", HTML), (404, b"\xff\xfe\x00", {"Content-Type": "text/plain; charset=none"}),
+], ids=["bad", "unknown key", "not allowed", "not there", "not packed", "empty", "HTML", "no text"])
 @pytest.mark.parametrize("call", CALLS)
-def test_what_the_platform_refuses_ends_at_once_with_its_words(call, status, idle):
-    body = {"detail": "Nothing doing.", "jobanalyses": [{"hardware": ["Too hard."]}]}
-    network = connect(lambda request: (status, body))
-    with pytest.raises(rescale.RescaleError, match=rf"{status}\b.*: Nothing doing\.") as error:
+def test_a_refusal_ends_a_call_at_once_in_the_servers_words_but_no_monitor_unless_it_is_the_platforms_own(
+    call, status, body, headers, idle
+):
+    platform, own = Platform(), isinstance(body, dict)
+    network = connect(lambda request: platform(request) if idle.now > 3000 else (status, body, headers))
+    if call == "job_monitor" and not own:
+        return CALLS[call]()
+    with pytest.raises(rescale.RescaleError, match=rf"\b{status}\b") as error:
         CALLS[call]()
-    assert (network.count, idle.now, error.value.status) == (1, 0, status)
-    assert "jobanalyses.0.hardware: Too hard." in str(error.value)
+    assert (network.count, idle.now) == (1, 0)
+    assert error.value.status == (status if own else None)
+    assert (": No.; jobanalyses.0.walltime: Long." in str(error.value)) == own
     assert (f"region: is it one of {PLATFORM}" in str(error.value)) == (status == 401)
 
 
-@pytest.mark.parametrize(("body", "headers"), [
-    pytest.param(b'{"detail": "Not fo', {"Content-Length": "500"}, id="cut"),
-    pytest.param(b"Not found.", {"Content-Encoding": "gzip"}, id="not packed"),
-    pytest.param(b"", {}, id="empty"),
-    pytest.param(b"<html>Not found</html>", {"Content-Type": "text/html"}, id="HTML"),
-    pytest.param(b"\xff\xfe\x00", {"Content-Type": "application/json; charset=none"}, id="no text"),
-])
-def test_a_refusal_that_is_no_json_ends_a_call_at_once_unless_it_monitors(body, headers, idle):
-    network = connect(lambda request: (404, body, headers))
-    for call in set(CALLS) - {"job_monitor"}:
-        before = network.count
-        with pytest.raises(rescale.RescaleError, match=r"\b404\b"):
-            CALLS[call]()
-        assert network.count == before + 1
-
-
-def test_an_answer_that_no_json_can_hold_is_a_fault_not_a_crash(idle):
-    bodies = [b"", b"\xff\xfe", b"[" * 100_000, b'{"id": ' + b"9" * 5000 + b"}", b"<html>", b'{"id": "abC']
-    answers = iter([*((201, body) for body in bodies), (201, {"id": JOB_ID})])
+@pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"[" * 100_000, b"<html>", b'{"id": "a'], ids=lambda body: body[:9])
+def test_an_answer_that_is_no_json_is_a_fault_that_may_pass(body, idle):
+    answers = iter([(201, body), (201, {"id": JOB_ID})])
     connect(lambda request: next(answers))
     assert set_up() == JOB_ID
 
 
-# Lists
-
-
-def test_a_next_page_that_is_not_there_ends_a_list_and_a_list_without_an_end_is_not_read_for_ever(idle):
-    platform = Platform()
-    first = platform.answers[f"jobs/{JOB_ID}/files/"]
-    first["next"] = f"{PLATFORM}/api/v2/jobs/{JOB_ID}/files/?page=2"
-    connect(lambda request: (404, {"detail": "Invalid page."}) if "page=2" in request.url else platform(request))
-    assert CALLS["file_previous_job"]() == [{"id": "arChiv", "decompress": True}]
-
-    def endless(request):
-        assert network.count < 1_200, "still reading"
-        if "/files/" not in request.url:
-            return platform(request)
-        page = int((re.search(r"[?&]page=(\d+)", request.url) or [0, 1])[1])
-        return 200, {**a_list(*pages), "next": f"{request.url.partition('?')[0]}?page={page % 3 + 1}"}
-
-    for results, words in ([], "it left: nothing"), (first["results"], "no end"):  # a page without entries is the last
-        pages, network = results, connect(endless)
-        with pytest.raises(rescale.RescaleError, match=words):
-            CALLS["file_previous_job"]()
-
-
-# A job is started exactly once
-
-
-@pytest.mark.parametrize("seconds", [1, 15, 50])
-def test_a_start_that_shows_only_after_a_while_is_waited_for(seconds, idle):
-    """The statuses of a platform of many computers may lag behind what it has accepted."""
-    submitted_at: list[float] = []
-
-    def answer(request):
-        if request.method == "POST":
-            submitted_at.append(idle.now)
-            return 504, b"", {"Content-Type": "text/html"}
-        shows = submitted_at and idle.now - submitted_at[0] >= seconds
-        return 200, a_list(*[{"status": "Pending", "statusDate": None}] if shows else [])
-
-    connect(answer)
-    CALLS["job_submit"]()
-    assert len(submitted_at) == 1
-
-
-def test_a_platform_that_refuses_the_second_submission_has_accepted_the_first(idle):
-    """The first answer is lost, and the statuses stay empty until the next try is made."""
-    answers = iter([(504, b"", {"Content-Type": "text/html"}), (400, {"detail": "Submitted already."})])
-    sent = []
-
-    def answer(request):
-        if request.method == "POST":
-            sent.append(request)
-            return next(answers)
-        return 200, a_list(*[{"status": "Pending"}] if len(sent) == 2 else [])
-
-    connect(answer)
-    CALLS["job_submit"]()
-    assert len(sent) == 2
-
-
-@pytest.mark.parametrize("fault", ["reset_after", "503_after", "timeout_after"])
-def test_an_outage_that_hides_whether_a_job_was_started_is_told_so_and_can_be_gone_on_from(fault, sim, access, clock):
-    sim.resubmit = "again"
-    job_id = text_job(sim, "sleep 60")
-    outage = Fault("503", "GET", "/statuses/", skip=1, times=1000)
-    sim.faults += [Fault(fault, "POST", "/submit/", seconds=0.5), outage]
-    with pytest.raises(rescale.RescaleError, match=rf"{job_id}.*may (have been started|run)"):
-        rescale.job_submit(*access, "job", job_id)
-    sim.faults.remove(outage)
-    rescale.job_submit(*access, "job", job_id)
-    assert dict(sim.starts) == {job_id: 1}
-    assert len(submissions(sim)) == 1
-
-
-@pytest.mark.parametrize("refusal", [
-    pytest.param((404, b"<html>Not found</html>", {"Content-Type": "text/html"}), id="a gateway's"),
-    pytest.param((404, {"detail": "Not found."}), id="of a computer that is behind"),
-])
-@pytest.mark.parametrize("heard", [200, 504], ids=["accepted", "unclear"])
-def test_a_job_file_stays_where_only_the_look_behind_the_submission_is_refused(heard, refusal, idle):
-    """Or the next run would take the link for one without a job, and pay for another."""
-    sent, state = [], "refusing"
-
-    def answer(request):
-        if request.method == "POST":
-            sent.append(request)
-            return heard, b""
-        if not sent:
-            return 200, a_list()
-        return refusal if state == "refusing" else (200, history(("Pending", None)))
-
-    connect(answer)
-    with pytest.raises(rescale.RescaleError):
-        CALLS["job_submit"]()
-    assert Path("job.job").read_text().strip() == JOB_ID
-    state = "back"
-    CALLS["job_submit"]()
-    assert len(sent) == 1
-
-
-# Redirects, which requests follows
-
-
-@pytest.mark.parametrize("location", [
-    "https://evil.example/x", "https://platform.example:8443/x", "http://platform.example/x", "//evil.example/x",
-    "http://127.0.0.1:9/x", "https://platform.example@evil.example/x", "https://platform.example\\@evil.example/x",
-], ids=["host", "port", "http", "no scheme", "this computer", "user", "backslash"])
-@pytest.mark.parametrize("call", [call for call in CALLS if call != "job_monitor"])  # which waits for better times
-def test_a_redirect_takes_the_token_to_no_other_host_port_or_scheme(call, location, idle):
-    asked = []
-
-    def answer(request):
-        asked.append(request)
-        return 302, b"", {"Location": location}
-
-    connect(answer)
-    with pytest.raises(rescale.RescaleError, match="redirect") as error:
-        CALLS[call]()
-    assert KEY not in str(error.value)
-    assert {urllib3.util.parse_url(request.url).netloc for request in asked} == {"platform.example"}
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_what_does_something_is_never_sent_to_where_a_redirect_leads(status, idle):
-    elsewhere = []
-
-    def answer(request):
-        elsewhere.extend([request.url] if "elsewhere" in request.url else [])
-        return status, b"", {"Location": f"{PLATFORM}/api/v2/jobs/elsewhere/"}
-
-    connect(answer)
-    for call in ("upload_local_files", "job_setup", "job_stop"):
-        with pytest.raises(rescale.RescaleError, match="redirected"):
-            CALLS[call]()
-    assert not elsewhere
+@pytest.mark.parametrize("call", ["upload_local_files", "job_setup", "job_stop"])
+def test_what_does_something_is_never_sent_to_where_a_redirect_leads(call, status, idle):
+    asked = []
+    connect(lambda request: (asked.append(request.url), (status, b"", {"Location": f"{PLATFORM}/elsewhere/"}))[1])
+    with pytest.raises(rescale.RescaleError, match=r"redirected to platform\.example"):
+        CALLS[call]()
+    assert not any("elsewhere" in url for url in asked)
 
 
-@pytest.mark.parametrize(("target", "comes"), [
-    ("https://storage.example/x?signature=abc", True), (f"{PLATFORM}/x", True), (f"{PLATFORM}:8443/x", True),
-    ("http://storage.example/x", False), ("http://127.0.0.1:9/x", False),
-], ids=["storage", "platform", "port", "http", "this computer"])
-def test_the_object_storage_gets_the_request_but_neither_token_nor_passwords(target, comes, idle, monkeypatch):
-    monkeypatch.setenv("HTTPS_PROXY", "http://me:hunter2@proxy.example:3128")
-    netrc = Path.home() / ".netrc"
-    netrc.write_text("default login me password hunter2\n")
-    netrc.chmod(0o600)
-    platform, asked = Platform(), []
+@pytest.mark.parametrize("chunked", [False, True], ids=["", "in chunks"])
+@pytest.mark.parametrize("label", ["identity", "gzip", "deflate", "br"])
+def test_a_stored_file_comes_as_it_is_stored_however_it_is_labelled(
+    label, chunked, sim, access, ended_job, monkeypatch
+):
+    archive, send = gzip.compress(os.urandom(50_000)), Handler.send
+    monkeypatch.setattr(rescale, "RANGE", (9_000, 9_000))
 
-    def answer(request):
-        asked.append(request)
-        mine = request.url.startswith(f"{PLATFORM}/")
-        assert request.headers.get("Authorization") == (TOKEN if mine else None)
-        assert "Proxy-Authorization" not in request.headers  # as requests before 2.31 would send it
-        if "/contents/" in request.url:
-            return 302, b"", {"Location": target}
-        if request.url.endswith(("/x", "/x?signature=abc")):
-            return 200, platform.contents["arChiv"], {"Content-Type": "application/octet-stream"}
-        return platform(request)
+    def send_labelled(handler, answer, *left):
+        if "/contents/" not in handler.path:
+            return send(handler, answer, *left)
+        body, length = answer.get_data(), answer.headers.pop("Content-Length")
+        answer.headers.extend({"Content-Encoding": label, **({"Transfer-Encoding": "chunked"} if chunked else
+                                                             {"Content-Length": length})})
+        handler.send_response(answer.status_code)
+        for item in answer.headers:
+            handler.send_header(*item)
+        handler.end_headers()
+        return handler.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
 
-    connect(answer)
-    if comes:
-        [path] = CALLS["job_download"]()
-        assert path.read_bytes() == platform.contents["arChiv"]
-    else:
-        with pytest.raises(rescale.RescaleError, match="redirected"):
-            CALLS["job_download"]()
-        assert all(request.url.startswith(f"{PLATFORM}/") for request in asked)
+    monkeypatch.setattr(Handler, "send", send_labelled)
+    [path] = rescale.job_download(*access, "job", ended_job({"rescale.tar.gz": archive}))
+    assert path.read_bytes() == archive
+    assert sum("/contents/" in path for path in paths_asked(sim)) == 6
+
+
+@pytest.mark.parametrize(("address", "words"), [
+    ("http://me:hunter2@127.0.0.1:9", "HTTPS_PROXY"), ("socks5h://me:hunter2@127.0.0.1:9", "pip install pysocks"),
+], ids=["one that is not there", "one of SOCKS without its package"])
+def test_a_proxy_that_does_not_work_is_named_without_its_password_and_past_for_this_computer(
+    address, words, sim, clock, monkeypatch
+):
+    monkeypatch.setenv("ALL_PROXY", address)
+    monkeypatch.setitem(sys.modules, "socks", None)
+    with pytest.raises(rescale.RescaleError, match=rf"{words}.*127\.0\.0\.1:9|127\.0\.0\.1:9.*{words}") as error:
+        set_up()
+    assert "hunter2" not in str(error.value)
+    assert set_up(sim.url, f"Token {sim.token}") in sim.jobs
+
+
+@pytest.mark.parametrize(("name", "known", "comes"), [
+    ("localhost", True, True), ("localhost", False, False), ("evil.example", True, False),
+], ids=["known", "unknown", "another's"])
+def test_a_certificate_must_be_known_and_the_platforms_own(name, known, comes, sim, clock, monkeypatch, tmp_path):
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    if known:
+        authority.cert_pem.write_to_path(str(tmp_path / "company.pem"))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "company.pem"))
+    sim._server.socket = context.wrap_socket(sim._server.socket, server_side=True)
+    with contextlib.nullcontext() if comes else pytest.raises(rescale.RescaleError, match="REQUESTS_CA_BUNDLE"):
+        set_up(f"https://localhost:{sim.port}", f"Token {sim.token}")
+    assert (len(sim.requests), clock.now) == (comes, 0)

@@ -1,7 +1,16 @@
-"""The guide's own script, as people have it: it runs unchanged and prints what the guide says that it prints."""
+"""The guide's own script, as people have it: it runs unchanged and prints what the guide says that it prints.
+
+| promise (design, The eight functions) | test |
+|---|---|
+| the guide's scripts, also those of its later versions, run unchanged, print its lines, leave its files | script |
+| names, order and positional parameters are the guide's, what we add is keyword-only and has a default | parameters |
+| whoever has installed the guide's two packages can run it | packages |
+"""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import inspect
 import re
 import runpy
@@ -11,6 +20,7 @@ from pathlib import Path
 import pytest
 
 import rescale_rest_api as rescale
+from conftest import TESTS
 
 # Section 4 of the guide, with the names it uses; the access is put in by the test.
 SCRIPT = '''
@@ -60,7 +70,7 @@ rescale.job_monitor(rescale_platform, my_token, job_id2)
 rescale.job_download(rescale_platform, my_token, job_name2, job_id2)
 '''
 
-# Section 4 as its author published it later: two more arguments, texts that may be empty; commands as lines in a list.
+# Section 4 as its author published it later: two more arguments, texts that may be empty.
 LATER_SCRIPT = SCRIPT.replace("command1, code_name", "command1, feature_name, feature_count, code_name").replace(
     "command2, code_name", "command2, feature_name, feature_count, code_name"
 ).replace("code_name = 'user_included'", "feature_name = FEATURE\nfeature_count = COUNT\ncode_name = 'user_included'")
@@ -91,9 +101,11 @@ Total 1 files will be downloaded
 Total 1 files, 93.345 MB downloaded
 """
 
-TWO_ASSIGNMENTS = "rescale_platform = {url!r}\nmy_token = 'Token {token}'"
-THE_FUNCTION = "rescale_platform, my_token = rescale.platform_my_token({url!r}, 'Token {token}')"
-THE_SETTINGS = "rescale_platform, my_token = rescale.platform_my_token()"
+ACCESS = {
+    "assigned": "rescale_platform = {url!r}\nmy_token = 'Token {token}'",
+    "given": "rescale_platform, my_token = rescale.platform_my_token({url!r}, 'Token {token}')",
+    "found": "rescale_platform, my_token = rescale.platform_my_token()",
+}
 
 
 def without_values(text, folder):
@@ -108,30 +120,22 @@ def without_values(text, folder):
     return re.sub(r"\d+\.\d{3} MB", "<size> MB", text)
 
 
-@pytest.mark.parametrize(
-    ("guide", "features"),
-    [
-        (SCRIPT.replace("ACCESS", TWO_ASSIGNMENTS), None),
-        (SCRIPT.replace("ACCESS", THE_FUNCTION), None),
-        (SCRIPT.replace("ACCESS", THE_SETTINGS), None),
-        (LATER_SCRIPT.replace("ACCESS", THE_SETTINGS).replace("FEATURE", "''").replace("COUNT", "''"), None),
-        (LATER_SCRIPT.replace("ACCESS", THE_SETTINGS).replace("FEATURE", "'abaqus'").replace("COUNT", "8"),
-         [{"name": "abaqus", "count": 8}]),
-    ],
-    ids=["assigned", "given", "found", "later", "later with licences"],
-)
+@pytest.mark.parametrize(("guide", "access", "features"), [
+    (SCRIPT, "assigned", None), (LATER_SCRIPT.replace("FEATURE", "''").replace("COUNT", "''"), "given", None),
+    (LATER_SCRIPT.replace("FEATURE", "'abaqus'").replace("COUNT", "8"), "found", [{"name": "abaqus", "count": 8}]),
+], ids=["as in the guide", "with later arguments, empty", "with later arguments"])
 def test_the_guides_script_runs_unchanged_and_prints_the_guides_lines(
-    guide, features, sim, clock, clean_surroundings, monkeypatch, capsys
+    guide, access, features, sim, clock, clean_surroundings, monkeypatch, capsys
 ):
     clock.speed = 250  # a job of half a second must not seem to last an hour
     sim.timeline = ("Pending", "Queued", "Validated", "Executing")
     monkeypatch.setenv("RESCALE_API_URL", sim.url)
     monkeypatch.setenv("RESCALE_API_KEY", sim.token)
     Path("static.inp").write_text("*heading\n")
-    script = Path("main.py")
-    script.write_text(guide.replace("{url!r}", repr(sim.url)).replace("{token}", sim.token), encoding="utf-8")
+    script = guide.replace("ACCESS", ACCESS[access].replace("{url!r}", repr(sim.url)).replace("{token}", sim.token))
+    Path("main.py").write_text(script, encoding="utf-8")
 
-    names = runpy.run_path(str(script), run_name="__main__")
+    names = runpy.run_path("main.py", run_name="__main__")
 
     out = capsys.readouterr().out
     assert sim.token not in out
@@ -150,37 +154,45 @@ def test_the_guides_script_runs_unchanged_and_prints_the_guides_lines(
     assert [path.name for path in Path("restart").iterdir()] == ["rescale.tar.gz"]
     assert not Path("static").exists()
     with tarfile.open("restart/rescale.tar.gz") as tar:
-        assert sorted(tar.getnames()) == [
-            "./restart.log", "./restart.res", "./static.inp", "./static.log", "./static.res",
-        ]
+        assert sorted(tar.getnames()) == [f"./{name}" for name in (
+            "restart.log", "restart.res", "static.inp", "static.log", "static.res")]
         assert b"step 1 done" in tar.extractfile("./static.log").read()
         assert tar.extractfile("./restart.res").read() == b"*heading\n"
 
 
-@pytest.mark.parametrize(
-    ("function", "parameters"),
-    [
-        ("platform_my_token", "rescale_platform=None, my_token=None"),
-        ("create_tar_gz", "input_path=None, output_filename='rescale.tar.gz'"),
-        ("upload_local_files", "rescale_platform, my_token, input_file='rescale.tar.gz'"),
-        ("job_setup", "rescale_platform, my_token, job_name, command, code_name, version_code, license_info, "
-                      "coretype_code, core_per_slot, slot, walltime, projectid, inputfiles_list"),
-        ("job_submit", "rescale_platform, my_token, job_name, job_id"),
-        ("job_monitor", "rescale_platform, my_token, job_id"),
-        ("job_download", "rescale_platform, my_token, job_name, job_id"),
-        ("file_previous_job", "rescale_platform, my_token, job_id"),
-    ],
-)
-def test_the_parameters_are_the_guides_and_what_we_add_is_keyword_only(function, parameters):
+PARAMETERS = {
+    "platform_my_token": "rescale_platform=None, my_token=None",
+    "create_tar_gz": "input_path=None, output_filename='rescale.tar.gz'",
+    "upload_local_files": "rescale_platform, my_token, input_file='rescale.tar.gz'",
+    "job_setup": "rescale_platform, my_token, job_name, command, code_name, version_code, license_info, coretype_code, "
+                 "core_per_slot, slot, walltime, projectid, inputfiles_list",
+    "job_submit": "rescale_platform, my_token, job_name, job_id",
+    "job_monitor": "rescale_platform, my_token, job_id",
+    "job_download": "rescale_platform, my_token, job_name, job_id",
+    "file_previous_job": "rescale_platform, my_token, job_id",
+}
+
+
+@pytest.mark.parametrize("function", PARAMETERS)
+def test_the_parameters_are_the_guides_and_what_we_add_is_keyword_only(function):
     signature = inspect.signature(getattr(rescale, function)).parameters.values()
     positional = [one.replace(annotation=one.empty) for one in signature if one.kind is one.POSITIONAL_OR_KEYWORD]
-    assert ", ".join(map(str, positional)) == parameters
+    assert ", ".join(map(str, positional)) == PARAMETERS[function]
     added = [one for one in signature if one.kind is not one.POSITIONAL_OR_KEYWORD]
     assert all(one.kind is one.KEYWORD_ONLY and one.default is not one.empty for one in added)
 
 
 def test_the_eight_functions_stand_in_the_guides_order():
-    names = ("platform_my_token", "create_tar_gz", "upload_local_files", "job_setup", "job_submit", "job_monitor",
-             "job_download", "file_previous_job")
-    lines = [inspect.getsourcelines(getattr(rescale, name))[1] for name in names]
+    lines = [inspect.getsourcelines(getattr(rescale, name))[1] for name in PARAMETERS]
     assert lines == sorted(lines)
+
+
+def test_two_packages_are_installed_and_no_other_is_imported():
+    tree = ast.walk(ast.parse(Path(rescale.__file__).read_text(encoding="utf-8")))
+    names = {name.partition(".")[0] for node in tree if isinstance(node, (ast.Import, ast.ImportFrom))
+             for name in [getattr(node, "module", None) or node.names[0].name]}
+    specs = [importlib.util.find_spec(name) for name in names]
+    others = {spec.name for spec in specs if "site-packages" in str(spec and spec.origin)}
+    assert others == {"requests", "requests_toolbelt"}
+    required = re.findall(r"^[\w-]+", (TESTS.parent / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert required == ["requests", "requests-toolbelt"]

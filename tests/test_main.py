@@ -1,36 +1,62 @@
-"""main.py, as people start it: what it starts and what not, what it prints, keeps and calls, and its exit statuses."""
+"""main.py, as people start it: what it starts and what not, what it prints, keeps and calls, and its exit statuses.
+
+| promise | tests |
+|---|---|
+| as shipped it can be rehearsed, and its hints are rehearsals, too | shipped |
+| a plain start beside an unfinished chain starts nothing, and names it and the next command; --new does | beside |
+| --resume goes on with the newest chain, or the named one, and only confirms what is done | resume, two_chains |
+| a chain is of its script, and keeps its user's name; one of a rehearsal never meets the platform | another_script, meets |
+| --status shows all links, writes and starts nothing; --check says what is paid; --help tells all | status, check, help |
+| 2 for what the sections or the folder show, before anything is sent | wrong_usage, folder |
+| one message for what the platform refuses; a traceback for a slip in the script | mistake, slip, installed |
+| after Ctrl-C: which job costs money and how to stop it, though all files are gone | ctrl_c |
+| the log has every line with its time; at_end runs, without the key, not after Ctrl-C | log, at_end, ctrl_c |
+
+The table is in test_commands.py, --repeat in test_repeat.py.
+"""
 
 from __future__ import annotations
 
 import os
-import pty
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
-import time
+import threading
 from pathlib import Path
 
 import pytest
 
 import rescale_rest_api as rescale
 from conftest import TESTS, here, wait_until
-from rescale_simulator import Simulator
+from in_memory import KEY, PLATFORM, connect
+from rescale_simulator import Fault, Simulator
 from test_example import TOLERANCE, profile_error
-from two_jobs import FASTER, ROOT, USER, copy_scripts, put_in, run, start
+from two_jobs import FASTER, ROOT, USER, copy_scripts, run, start
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs signals and a pseudo-terminal")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs signals")
 THREE = [(name, f"echo {name} >> steps.txt\n") for name in ("one", "two", "three")]
+WAITS = 'until [ -e "$HOME/go" ]; do sleep 0.01; done\n'  # a command that lets its job run until there is such a file
+AT_END = 'env > ended; echo "$CHAIN_SUMMARY" > summary; '
+
+
+def hurry(folder, monkeypatch):
+    """Let jobs pack at once; what they wait for is clocks of file systems that tick in seconds."""
+    (folder / "tools").mkdir()
+    (folder / "tools" / "sleep").write_text(f'#!/bin/sh\n[ "$1" = 1 ] && set 0.02\nexec {shutil.which("sleep")} "$@"\n')
+    (folder / "tools" / "sleep").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'tools'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
 @pytest.fixture
-def edit(sim, clean_surroundings, monkeypatch):
+def edit(sim, clean_surroundings, tmp_path, monkeypatch):
     """Write main.py, with other values in its sections, and the library beside it; the test's simulator is theirs."""
+    hurry(tmp_path, monkeypatch)
     monkeypatch.setenv("RESCALE_API_URL", sim.url)
     monkeypatch.setenv("RESCALE_API_KEY", sim.token)
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
     def write(**sections):
         return copy_scripts(clean_surroundings, **{"batches": THREE, **sections})
@@ -48,34 +74,39 @@ def posts(sim: Simulator) -> int:
     return sum(record.method == "POST" for record in sim.requests)
 
 
-def steps(text: str = "*@three@*/rescale.tar.gz") -> str:
-    [archive] = Path().glob(text)
+def steps(batch: str = "three") -> str:
+    [archive] = Path().glob(f"*@{batch}@????????-??????/rescale.tar.gz")
     with tarfile.open(archive) as tar:
         return tar.extractfile("./steps.txt").read().decode()
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """The last table in a text: the cells of each row by batch name."""
+    """The last table in a text: the cells of each row by batch name, from the job's id on."""
     lines = text[text.rindex("job   "):].splitlines()[1:]
-    return {line.split("@")[1]: re.split(r" {2,}", line)[1:] for line in lines if line.startswith(f"{USER}@")}
+    return {line.split("@")[1]: re.split(r" {2,}", line)[1:] for line in lines if re.match(r"\S+@\S+@", line)}
 
 
-def paste(command: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
+def paste(command: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False, **options)
 
 
-def wait_a_second() -> None:
-    """For a chain's name has the second in which it started."""
-    now = time.time()
-    time.sleep(1.01 - now % 1)
+def started_ats() -> list[str]:
+    return sorted({path.stem.rpartition("@")[2] for path in Path().glob("*@*.job")})
 
 
-# A rehearsal of the real thing
+def running(sim: Simulator, number: int = 1, **more):
+    """Start main.py, and wait until its job of this number executes."""
+    process = start(**more)
+    wait_until(lambda: len(sim.jobs) == number and "Executing" in [
+        entry["status"] for entry in list(sim.jobs.values())[-1].statuses] and list(Path().glob("*.desktop")), 20)
+    return process
 
 
-@pytest.fixture
-def rehearse(tmp_path, monkeypatch):
-    """Run main.py as it is shipped under the simulator, in the folder of the test."""
+# A rehearsal of what is shipped
+
+
+def test_as_shipped_it_is_rehearsed_and_every_hint_of_a_failure_is_a_rehearsal_that_works_when_pasted(edit, tmp_path):
+    """Until the profile is there that only both steps reach."""
     folder = tmp_path / "a copy"
     (folder / "tests").mkdir(parents=True)
     for name in ("main.py", "rescale_rest_api.py", "tests/rescale_simulator.py"):
@@ -84,227 +115,185 @@ def rehearse(tmp_path, monkeypatch):
     library = (folder / "rescale_rest_api.py").read_text(encoding="utf-8")
     (folder / "rescale_rest_api.py").write_text(
         library.replace("\n\nif __name__ ==", FASTER + "\n\nif __name__ =="), encoding="utf-8")
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    os.chdir(folder)
 
-    def start_it(*options):
-        done = subprocess.run(
-            ["python", folder / "tests" / "rescale_simulator.py", "--speed", "0", *options, folder / "main.py"],
-            capture_output=True, text=True, encoding="utf-8", timeout=60, check=False,
-        )
-        assert "Traceback" not in done.stderr
-        return done
+    done = paste("python tests/rescale_simulator.py --speed 0 --fail rod2 main.py")
 
-    return start_it
-
-
-def final_profile() -> float:
-    """The error of the profile in the downloaded archive."""
-    [archive] = Path().glob("*@rod2@*/rescale.tar.gz")
-    with tarfile.open(archive) as tar:
-        tar.extract("./temperature.csv", "unpacked")
-    return profile_error(Path("unpacked/temperature.csv"))
-
-
-def test_the_chain_reaches_the_profile_that_only_both_steps_reach(rehearse, clean_surroundings):
-    done = rehearse()
-    assert done.returncode == 0, done.stderr
-    with tarfile.open("rescale.tar.gz") as tar:
-        assert sorted(tar.getnames()) == ["rod.inp", "rod.py"]
-    started_at, first = re.search(rf"^{USER}@rod1@(\d{{8}}-\d{{6}}) +(\w+) ", done.stdout, re.M).groups()
-    second = re.search(rf"^{USER}@rod2@{started_at} +(\w+) ", done.stdout, re.M)[1]
-    names = [f"{USER}@{batch}@{started_at}" for batch in ("rod1", "rod2")]
-    assert {path.name for path in Path().glob("*@*")} == {
-        names[1], f"{names[0]}.log", *(f"{name}.{kind}" for name in names for kind in ("job", "desktop"))}
-    assert Path(f"{names[1]}.job").read_text().strip() == second
-    printed = [
-        f"Successfully created rescale.tar.gz in {clean_surroundings}", "- rescale.tar.gz uploaded",
-        f"Job_ID: {first}", f"Job {first} : submitted", f"Job {first} : Executing", f"Job {first} : Completed",
-        f"Job_ID: {second}", f"Job {second} : submitted", f"Job {second} : Completed",
-        "Total 1 files will be downloaded", f"1 user/user_xMTMk/output/job_{second}/run1/rescale.tar.gz downloaded",
-    ]
-    assert [line for line in done.stdout.splitlines() if line in printed] == printed
-    assert [cells[1] for cells in rows(done.stdout).values()] == ["succeeded", "succeeded"]
-    assert final_profile() < TOLERANCE
-
-
-def test_every_hint_of_a_failed_rehearsal_is_a_rehearsal_and_works_when_pasted(rehearse):
-    done = rehearse("--fail", "rod2")
-    assert done.returncode == 1
-    assert "will be downloaded" not in done.stdout
+    assert (done.returncode, "will be downloaded" in done.stdout) == (1, False), done.stderr
     hints = re.findall(r": +(\S*python\S* .*)", done.stderr)
-    assert len(hints) >= 2  # to fetch what is there, to repeat
-    assert all("rescale_simulator.py" in hint for hint in hints), hints
+    assert [hint.split()[-2] for hint in hints] == ["download", "--repeat"]
     for hint in hints:
+        assert "rescale_simulator.py" in hint
         again = paste(hint)
         assert again.returncode == 0, again.stderr
-    assert final_profile() < TOLERANCE
-
-
-def test_step_2_without_the_data_of_step_1_ends_the_chain_with_the_reason(edit, sim):
-    edit(batches=[("rod1", "python3 rod.py rod.inp --step 1; rm rod.restart"),
-                  ("rod2", "python3 rod.py rod.inp --step 2"), ("rod3", "true")],
-         input_path=str(TESTS / "example"))
-    status, _, err = run()
-    assert status == 1
-    assert of(sim) == ["rod1", "rod2"]
-    assert "rod.restart, which is not here: run step 1 first" in err
-    assert f"/jobs/{list(sim.jobs)[1]}/runs/1/results/" in err
+    with tarfile.open("rescale.tar.gz") as tar:
+        assert sorted(tar.getnames()) == ["rod.inp", "rod.py"]
+    names = [f"{USER}@{batch}@{started_ats()[0]}" for batch in rows(again.stdout)]
+    assert {path.name for path in Path().glob("[!.]*@*")} == {
+        names[1], f"{names[0]}.log", f"{names[1]}.{rows(done.stdout)['rod2'][0]}",
+        *(f"{name}.{kind}" for name in names for kind in ("job", "desktop"))}
+    with tarfile.open(f"{names[1]}/rescale.tar.gz") as tar:
+        tar.extract("./temperature.csv", "unpacked")
+    assert profile_error(Path("unpacked/temperature.csv")) < TOLERANCE
 
 
 # What is started, and what not
 
 
-@pytest.mark.parametrize("state", ["waiting", "running", "succeeded"])
-def test_beside_an_unfinished_chain_nothing_is_started_until_new_says_so(edit, sim, state):
-    edit(batches=[THREE[0], ("two", "sleep 30"), THREE[2]] if state == "running" else THREE)
-    sim.speed = 20 if state == "waiting" else 0
-    if state == "succeeded":
-        sim.fail = "two"
+@pytest.mark.parametrize(("state", "then", "how"), [
+    ("waits", {}, "--resume"), ("runs", {}, "--resume"), ("runs", {"at_work": True}, "--resume"),
+    ("uploads", {"at_work": True}, ""), ("two", {}, "--repeat"), ("three", {"LOGNAME": "kim"}, "--repeat"),
+    ("two", {"script": "other.py"}, "--repeat"), ("two", {"batches": [("uno", "true"), *THREE[1:]]}, "--repeat"),
+    ("two", {"batches": [THREE[0], ("dos", "true")]}, "--resume"),
+], ids=["a job waits", "a job runs", "its process runs, too", "it uploads, and has no job yet", "a link has failed",
+        "by another user's name", "another script's", "its first batch renamed", "its second batch renamed"])
+def test_beside_an_unfinished_chain_nothing_is_started_until_new_says_so(edit, sim, state, then, how):
+    then, gate = dict(then), threading.Event()
+    at_work, batches = then.pop("at_work", False), then.pop("batches", THREE)
+    if state in ("two", "three"):
+        sim.fail = state
         assert run()[0] == 1
+        sim.fail = None
     else:
-        process = start()
-        word = {"waiting": "Pending", "running": "Executing"}[state]
-        wait_until(lambda: len(sim.jobs) == (2 if state == "running" else 1) and word in [
-            entry["status"] for entry in list(sim.jobs.values())[-1].statuses], 20)
-        process.kill()
-    started, before = of(sim), posts(sim)
-
-    status, out, err = run()
-
-    assert (status, of(sim), posts(sim)) == (2, started, before)
-    [name] = [path.stem for path in Path().glob("*@one@*.job")]
-    started_at = name.split("@")[2]
-    assert started_at in err
-    assert f"python main.py --resume {started_at}" in err
-    assert "python main.py --new" in err
-    assert rows(out)["three"] == ["-", "not started"]
-    assert {path.stem for path in Path().glob("*@one@*")} == {name}  # no trace of another chain
-    assert state in [cells[1] for cells in rows(out).values()]
-    sim.fail, sim.speed = None, 0
-    wait_a_second()
-    edit()
-    assert run("--new")[0] == 0
-    assert len(list(Path().glob("*@one@*.job"))) == 2
-
-
-def test_beside_a_chain_whose_only_job_failed_another_one_is_started(edit, sim):
-    sim.fail = "one"
-    assert run()[0] == 1
-    sim.fail = None
-    wait_a_second()
-    assert run()[0] == 0
-    assert of(sim) == ["one", "one", "two", "three"]
-    assert steps() == "zero\none\ntwo\nthree\n"
-
-
-def test_resume_after_a_finished_chain_confirms_it_and_never_goes_to_an_older_one(edit, sim):
-    sim.fail = "two"
-    assert run()[0] == 1
-    sim.fail = None
-    wait_a_second()
-    assert run("--new")[0] == 0
-    before = posts(sim)
-
-    status, out, err = run("--resume")
-
-    assert (status, err, posts(sim)) == (0, "", before)
-    assert out.count(" : submitted earlier") == 3
-    assert "rescale.tar.gz was here already" in out
-    older = min(path.stem for path in Path().glob("*@one@*.job")).split("@")[2]
-    assert older not in out
-    assert run("--resume", "20200101-000000")[0] == 2
-    status, out, _ = run("--resume", older)  # if it is asked for by its name
-    assert status == 1  # as its second job has failed
-    assert posts(sim) == before
-
-
-def test_resume_where_there_is_nothing_is_told_with_2(edit, sim):
-    for option in ("--resume", "--repeat", "--status"):
-        status, _, err = run(option)
-        assert status == 2
-        assert "one, two, three" in err
-    assert not sim.requests
-
-
-@pytest.mark.parametrize("failed", ["one", "two", "three"])
-def test_repeat_replaces_the_failed_link_and_goes_on_from_the_one_before(edit, sim, failed):
-    sim.fail = failed
-    status, _, err = run()
-    assert status == 1
-    [job_file] = Path().glob(f"*@{failed}@*.job")
-    old = job_file.read_text().strip()
-    sim.fail = None
-    Path("inputs/steps.txt").write_text("mended\n")
-    names = {}
-    sim.on_request = lambda record, when: names.update({(len(sim.jobs), when): job_file.read_text().strip()}) \
-        if record.path.endswith("/jobs/") else None
-
-    hint = re.search(r"python main.py --repeat [\d-]+", err)[0].split()[2:]
-    status, out, err = run(*hint)
-
-    assert (status, err) == (0, "")
-    before = ["one", "two", "three"].index(failed)
-    assert of(sim) == ["one", "two", "three"][:before] + [failed] + ["one", "two", "three"][before:]
-    assert set(sim.starts.values()) == {1}
-    assert names[before + 1, "before"] == old  # the request that makes the new job
-    assert job_file.read_text().strip() == list(sim.jobs)[before + 1]
-    assert steps() == ("mended" if failed == "one" else "zero") + "\none\ntwo\nthree\n"
-    assert [cells[1] for cells in rows(out).values()] == ["succeeded"] * 3
-    assert run("--repeat")[0] == 0  # and once more costs nothing
-    assert len(sim.starts) == 4
-
-
-def test_repeat_follows_a_job_that_still_runs_and_replaces_none(edit, sim):
-    edit(batches=[("one", 'until [ -e "$HOME/go" ]; do sleep 0.01; done\n')])
-    process = start()
-    wait_until(lambda: any("/tail/" in record.path for record in sim.requests), 20)
-    process.kill()
-    again = start("--repeat", constants={"FILES_PATIENCE": 0})
-    wait_until(lambda: "Executing" in again.printed() or len(sim.jobs) > 1, 20)
-    [job] = sim.jobs.values()
-    (job.folder / "go").touch()
-    assert again.end()[0] == 0
-    assert of(sim) == ["one"]
-
-
-def test_the_table_after_repeat_does_not_take_the_failed_jobs_files_for_the_result(edit, sim):
-    sim.fail = "three"
-    _, _, err = run()
-    assert paste(re.search(r"fetch it with: (.*)", err)[1]).returncode == 0  # into the folder of the link
-    assert list(Path().glob("*@three@*/rescale_failed.tar.gz"))
-    out = run("--status")[1]
-    assert rows(out)["three"][1] == "FAILED (exit code 1)"
-    assert rows(out)["three"][-1].endswith(os.sep)
-    sim.fail = None
-    process = start("--repeat")
-
-    def kill(record, when):
-        if "/contents/" in record.path and len(sim.jobs) == 4:
+        edit(batches=[THREE[0], ("two", WAITS), THREE[2]])
+        sim.speed = 20 if state == "waits" else 0
+        if state == "uploads":
+            sim.on_request = lambda record, when: record.path.endswith("/files/contents/") and gate.wait(20)
+        process = running(sim, 2) if state == "runs" else start()
+        wait_until(lambda: posts(sim) and (state != "waits" or sim.starts), 20)
+        if not at_work:
             process.kill()
-            raise ConnectionAbortedError
-
-    sim.on_request = kill
-    assert process.end()[0] == -signal.SIGKILL
+            process.end()
+    shutil.copy("main.py", "other.py")
+    edit(batches=batches)
+    [name] = [path.stem for path in Path().glob("*@one@*.log")]
+    started, before, at = of(sim), posts(sim), name.split("@")[2]
     sim.on_request = None
-    out = run("--status")[1]
-    assert rows(out)["three"][1] == "succeeded"
-    assert rows(out)["three"][-1] == "on the platform"
+
+    status, out, err = run(**then)
+
+    assert (of(sim), posts(sim)) == (started, before)
+    assert {path.stem for path in Path().glob("[!.]*@*@*") if "@one@" in path.name} == {name}  # no trace of another
+    assert at in out + err
+    assert (status, "python main.py --new" in err.replace("other.py", "main.py")) == (2, True)
+    assert f"{how} {at}" in err if how else "--re" not in err
+    gate.set()
+    if at_work:
+        process.kill()
+    sim.speed = 0
+    assert run("--new", **then)[0] == 0
+    assert len({path.stem for path in Path().glob("*@*.log")}) == 2
 
 
-def test_status_from_another_process_tells_of_all_links_and_starts_nothing(edit, sim):
-    edit(batches=[THREE[0], ("two", "sleep 30"), THREE[2]])
-    process = start()
-    wait_until(lambda: len(sim.jobs) == 2 and "Executing" in [
-        entry["status"] for entry in list(sim.jobs.values())[1].statuses], 20)
-    wait_until(lambda: list(Path().glob("*@two@*.desktop")))  # the last that it writes until the job ends
-    before, files = posts(sim), here()
+@pytest.mark.parametrize("there", ["its only job failed", "it is finished", "another account's", "no chain's files"])
+def test_beside_what_is_no_unfinished_chain_another_one_is_started(edit, sim, there):
+    sim.fail = "one" if there == "its only job failed" else None
+    if there in ("its only job failed", "it is finished"):
+        assert run()[0] == (1 if sim.fail else 0)
+    else:
+        lookalikes = ("one@20260101-000000 (copy)", "one@20260101-000000.sync-conflict-20260102-101010-ABC", "one@20260101",
+                      "one@fine@20260101-000000", "One@20260101-000000", "four@20260101-000000", "one@20260101-000000_old")
+        for name in ["one@20260101-000000"] if there == "another account's" else lookalikes:
+            Path(f"{USER}@{name}.job").write_text("abcXYZ\n")
+    if there == "no chain's files":
+        for option in ("--resume", "--repeat", "--status"):
+            status, _, err = run(option)
+            assert (status, str(Path.cwd()) in err, posts(sim)) == (2, True, 0)
+    sim.fail, before = None, len(sim.starts)
+    assert run()[0] == 0
+    assert of(sim)[before:] == ["one", "two", "three"]
+    assert steps() == "zero\none\ntwo\nthree\n" if there != "it is finished" else len(started_ats()) == 2
+
+
+def test_resume_goes_on_with_what_runs_and_only_confirms_what_is_done(edit, sim):
+    edit(batches=[THREE[0], ("two", WAITS + THREE[1][1]), THREE[2]])
+    process = running(sim, 2)
+    process.kill()
+    process.end()
+    (list(sim.jobs.values())[1].folder / "go").touch()
+    status, out, err = run("--resume")
+    assert (status, err, of(sim)) == (0, "", ["one", "two", "three"])
+    assert f"Job {list(sim.starts)[1]} : submitted earlier" in out
+    assert steps() == "zero\none\ntwo\nthree\n"
+    before = posts(sim)
+    status, out, err = run("--resume")
+    assert (status, err, posts(sim)) == (0, "", before)
+    assert "one, two: succeeded earlier" in out
+    assert "rescale.tar.gz was here already" in out
+
+
+@pytest.mark.parametrize("memory", [True, False], ids=["by the memory", "without it, by the .job files"])
+@pytest.mark.parametrize("option", ["--status", "--resume", "--repeat"])
+def test_of_two_chains_the_one_that_began_last_is_meant_whatever_the_clock_said(edit, sim, option, memory):
+    """Names hold local time: in Seoul it is nine hours later. A third chain, older still, is asked for by its name."""
+    edit(batches=[("one", "exit 1")])
+    assert paste("TZ=Asia/Seoul python main.py").returncode == 1
+    edit(batches=[("one", "exit 2")])
+    assert paste("TZ=UTC python main.py --new").returncode == 1
+    newest, seoul = started_ats()
+    assert newest < seoul
+    if not memory:
+        for path in Path().glob(".*.chain"):
+            path.unlink()
+    edit(batches=[("one", "true")])
+    before = list(sim.starts)
+    status, out, _ = run(option)
+    assert status == (1 if option == "--resume" else 0)
+    table = out if option == "--status" else out[out.index("core-hours") - 60:]
+    assert f"{USER}@one@{newest} " in table
+    assert seoul not in out
+    assert len(sim.starts) - len(before) == (option == "--repeat")
+    assert rows(run("--status", seoul)[1])["one"] == [before[0], *rows(run("--status", seoul)[1])["one"][1:]]
+    assert run(option, "20200101-000000")[0] == 2
+
+
+def test_a_chain_of_another_script_is_taken_only_by_name_and_keeps_the_name_of_its_user(edit, sim):
+    sim.fail = "two"
+    assert run(LOGNAME="kim")[0] == 1
+    sim.fail, before = None, posts(sim)
+    shutil.copy("main.py", "other.py")
+    [at] = started_ats()
+    for option in ("--resume", "--repeat", "--status"):
+        assert run(option, script="other.py")[0] == 2
+    assert posts(sim) == before
+    status, _, err = run("--repeat", at, script="other.py", LOGNAME="lee")
+    assert (status, err) == (0, "")
+    assert {job.name.split("@")[0] for job in sim.jobs.values()} == {"kim"}
+    assert of(sim) == ["one", "two", "two", "three"]
+
+
+@pytest.mark.parametrize(("arguments", "status", "words"), [
+    (["--status"], 2, ["rehearsal"]), (["--resume"], 2, ["rehearsal"]), ([], None, []),
+], ids=["status", "resume", "a plain start, which passes it over"])
+@pytest.mark.parametrize("has_key", [True, False], ids=["with a key", "without"])
+def test_the_platform_never_meets_a_chain_of_a_rehearsal(monkeypatch, capsys, arguments, status, words, has_key):
+    sent, name = [], f"{USER}@one@20260101-000000"
+    Path(f"{name}.job").write_text("abCdEf\n")
+    Path(f"{name}.desktop").write_text("[Desktop Entry]\nURL=http://127.0.0.1:4242/jobs/abCdEf/runs/1/results/\n")
+    monkeypatch.setenv("RESCALE_API_URL", PLATFORM)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    if has_key:
+        monkeypatch.setenv("RESCALE_API_KEY", KEY)
+    connect(lambda request: sent.append(request.url) or (
+        (200, {"email": "a@b"}) if "users/me" in request.url else (404, {"detail": "Not found."})))
+    with pytest.raises(SystemExit) as ended, rescale.chain(
+        [("one", "true\n")], ("user_included", "0", {}, "emerald", 1, 1, 1, None), arguments=arguments
+    ):
+        raise AssertionError("it went on")
+    said = capsys.readouterr().err
+    assert ended.value.code == (1 if status is None and has_key else status or 2)
+    assert [word for word in words if word not in said] == []
+    assert all("users/me" in url for url in sent) or status is None
+
+
+def test_status_from_another_process_tells_of_all_links_writes_and_starts_nothing(edit, sim):
+    edit(batches=[THREE[0], ("two", WAITS), THREE[2]])
+    process, before, files = running(sim, 2), posts(sim), here()
     status, out, err = run("--status")
     process.kill()
-    assert (status, err) == (0, "")
+    assert (status, err, posts(sim), here()) == (0, "", before, files)
     assert {name: cells[1] for name, cells in rows(out).items()} == {
         "one": "succeeded", "two": "running", "three": "not started"}
-    assert posts(sim) == before
-    assert here() == files
 
 
 @pytest.mark.parametrize("prices", [True, False], ids=["with prices", "without"])
@@ -312,237 +301,53 @@ def test_check_tells_what_it_costs_at_most_and_starts_and_writes_nothing(edit, s
     edit(walltime=5, core_per_slot=4)
     sim.prices = prices
     files = here()
-    status, out, _ = run("--check")
-    assert status == 0
-    assert "20 core-hours" in out
-    assert "this chain of 3: 60 core-hours" in out
-    assert ("= 1.20" in out, "= 3.60" in out) == (prices, prices)
-    assert "1 files to pack" in out
-    assert posts(sim) == 0
-    assert here() == files
+    status, out, err = run("--check")
+    assert (status, err, posts(sim), here()) == (0, "", 0, files)
+    words = ["3 x 20 = 60 core-hours", "1 files to pack", "jobs to be paid: 3 (one, two, three)", *["= 3.60 at"] * prices]
+    assert [word for word in words if word not in out] == []
+    assert out.endswith("Start: python main.py\n")
 
 
 def test_help_tells_of_every_option_and_what_the_exit_statuses_mean(edit, sim):
     status, out, _ = run("--help")
-    assert status == 0
-    options = ("--new", "--resume", "--repeat", "--status", "--check")
+    assert (status, sim.requests) == (0, [])
+    options = ("--new", "--resume", "--repeat", "--from BATCH", "--status", "--check")
     assert [word for word in (*options, "STARTED_AT", "130") if word not in out] == []
     assert [option for option in options if option not in (ROOT / "main.py").read_text() and option != "--new"] == []
-    assert not sim.requests
-
-
-@pytest.mark.parametrize("name", [
-    "one@20260101-000000 (copy)", "one@20260101-000000_old", "one@20260101-000000.sync-conflict-20260102-101010-ABC",
-    "one@fine@20260101-000000", "One@20260101-000000", "one@20260101", "four@20260101-000000",
-])
-@pytest.mark.parametrize("command", [[], ["--resume"]], ids=["new", "resume"])
-def test_files_that_only_look_like_those_of_this_chain_are_left_alone(edit, sim, name, command):
-    edit(batches=THREE[:1])
-    assert run()[0] == 0
-    [job_file] = Path().glob("*@one@*.job")
-    Path(f"{USER}@{name}.job").write_bytes(job_file.read_bytes())
-    edit(batches=THREE)
-    job_file.unlink()
-    before = len(sim.starts)
-    status = run(*command)[0]
-    assert status == (2 if command else 0)
-    assert len(sim.starts) == before + (0 if command else 3)
-
-
-@pytest.mark.parametrize("far", [1, 2], ids=["at its first link", "at its second"])
-def test_two_drivers_in_one_folder_whose_first_batches_share_a_name_do_not_meet(edit, sim, far):
-    edit(batches=[THREE[0], ("other", "true"), ("last", "true")])
-    shutil.copy("main.py", "other.py")
-    edit()
-    sim.fail = "one" if far == 1 else "other"
-    if far == 1:  # killed while its first link runs
-        sim.fail = None
-        process = start(script="other.py")
-        wait_until(lambda: sim.starts and list(sim.jobs.values())[0].ended, 20)
-        process.kill()
-        wait_until(lambda: not process.runs())
-    else:
-        assert run(script="other.py")[0] == 1
-    sim.fail = None
-    others = {path.name for path in Path().glob("*.job")}
-    started = len(sim.starts)
-    assert run("--resume")[0] == 2
-    wait_a_second()
-    assert run()[0] == 0
-    assert of(sim)[started:] == ["one", "two", "three"]
-    status, out, err = run("--repeat" if far == 2 else "--resume", script="other.py")
-    assert (status, err) == (0, "")
-    assert others <= {path.name for path in Path().glob("*.job")}
-
-
-def test_chains_of_a_rehearsal_in_the_same_folder_are_passed_over(edit, sim, tmp_path):
-    with Simulator(tmp_path / "rehearsal", speed=0) as rehearsal:
-        rehearsal.fail = "two"
-        run(RESCALE_API_URL=rehearsal.url, RESCALE_API_KEY=rehearsal.token)
-    [name] = [path.stem for path in Path().glob("*@one@*.job")]
-    status, out, _ = run("--resume")
-    assert status == 2
-    assert re.search(rf"{name.split('@')[2]} is unknown to {sim.url}", out)
-    wait_a_second()
-    assert run()[0] == 0
-
-
-OLD = '''
-import argparse, getpass, sys, time
-from pathlib import Path
-import rescale_rest_api as rescale
-settings, jobs, job_id, user = ("user_included", "0", {}, "emerald", 1, 1, 1, None), {}, None, getpass.getuser()
-access = rescale.platform_my_token()
-started_at = "20261001-120000"
-for batch_name, command in [("one", "echo one >> steps.txt"), ("two", "echo two >> steps.txt"), ("three", "false")]:
-    job_name = f"{user}@{batch_name}@{started_at}"
-    job_file = Path(f"{job_name}.job")
-    if job_file.exists():
-        job_id = job_file.read_text(encoding="utf-8", errors="replace").strip()
-    elif job_id is None:
-        rescale.check_settings(*access, *settings, license_features={}, input_path="inputs")
-        inputfiles_list = rescale.upload_local_files(*access, rescale.create_tar_gz("inputs"))
-    else:
-        inputfiles_list = rescale.file_previous_job(*access, job_id)
-    if not job_file.exists():
-        job_id = rescale.job_setup(*access, job_name, command, *settings, inputfiles_list, license_features={})
-    jobs[job_name] = job_id
-    try:
-        rescale.job_submit(*access, job_name, job_id)
-        rescale.job_monitor(*access, job_id)
-    except (rescale.RescaleError, KeyboardInterrupt) as error:
-        print(f"\\n{error}", file=sys.stderr, flush=True)
-rescale.job_download(*access, job_name, job_id)
-rescale.chain_overview(*access, jobs)
-'''
-
-
-def test_a_main_py_of_the_earlier_form_still_runs_and_its_chain_is_known_to_the_new_one(edit, sim):
-    Path("old.py").write_text(OLD)
-    status, out, err = run(script="old.py")
-    assert status == 0
-    assert f"Job {list(sim.jobs)[2]} failed" in err
-    assert [cells[1] for cells in rows(out).values()] == ["succeeded", "succeeded", "FAILED (exit code 1)"]
-    assert run(script="old.py")[0] == 0  # the resumed one
-    assert of(sim) == ["one", "two", "three"]
-    assert run("--repeat")[0] == 0
-    assert steps() == "zero\none\ntwo\nthree\n"
-
-
-# What is told, and to whom
-
-
-def test_the_log_of_a_run_has_every_line_with_its_time_and_what_went_wrong(edit, sim):
-    edit(batches=[("정적", "echo fine"), ("two", "echo no licence >&2; exit 3")])
-    status, out, err = run(constants={"PROGRESS_DELAY": 0})
-    assert status == 1
-    [log] = Path().glob("*@정적@*.log")
-    lines = log.read_text(encoding="utf-8").splitlines()
-    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( |$)", line) for line in lines)
-    assert {line[:10] for line in lines} <= {time.strftime("%Y-%m-%d"), time.strftime(
-        "%Y-%m-%d", time.localtime(time.time() - 60))}
-    said = [line[21:] for line in lines]
-    assert f"rescale_rest_api {rescale.__version__}" in said[0]
-    assert "main.py" in said[0]
-    both = [line for line in (out + err).splitlines() if line]
-    assert sorted(filter(None, said)) == sorted(line for line in both if " % of " not in line)
-    assert any("exit code 3" in line for line in said)
-    assert any(" 2 of 2: two, " in line for line in said)
-    assert sim.token not in log.read_text(encoding="utf-8")
-
-
-AT_END = 'env > ended; [ -z "$RESCALE_API_KEY" ] || touch has-key; echo "$CHAIN_SUMMARY" > summary; '
-
-
-@pytest.mark.parametrize("fails", [False, True], ids=["success", "failure"])
-@pytest.mark.parametrize("then", ["true", "exit 4", "sleep 60"], ids=["fine", "fails", "hangs"])
-def test_at_end_runs_after_success_and_failure_and_changes_nothing(edit, sim, fails, then):
-    edit(batches=[("one", "exit 3" if fails else "true")], at_end=AT_END + then)
-    status, out, err = run(constants={"AT_END_TIMEOUT": 0.5})
-    assert status == fails
-    variables = dict(line.split("=", 1) for line in Path("ended").read_text().splitlines() if "=" in line)
-    [name] = [path.stem for path in Path().glob("*.job")]
-    assert variables["CHAIN_STATUS"] == ("failed" if fails else "succeeded")
-    assert variables["CHAIN_NAME"] == name
-    summary = Path("summary").read_text()
-    assert rows(summary)["one"][1] == ("FAILED (exit code 3)" if fails else "succeeded")
-    assert not Path("has-key").exists()
-    assert sim.token not in Path("ended").read_text()
-    assert ("at_end failed" in out) == (then != "true")
-    assert ("--repeat" in err) == fails
-
-
-def test_at_end_does_not_run_after_ctrl_c(edit, sim):
-    edit(batches=[("one", "sleep 30")], at_end=AT_END)
-    process = start()
-    wait_until(lambda: any("/tail/" in record.path for record in sim.requests), 20)
-    process.kill(signal.SIGINT)
-    assert process.end()[0] == 130
-    assert not Path("ended").exists()
-
-
-def test_the_last_lines_on_the_screen_are_what_one_wants_to_know_in_the_morning(edit, sim):
-    """On a pseudo-terminal, where output and errors come in one stream."""
-    edit(batches=[THREE[0], ("두번째", "echo no licence; exit 3"), THREE[2]])
-    terminal, theirs = pty.openpty()
-    client = subprocess.Popen([sys.executable, "main.py"], stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    seen = b""
-    while True:
-        try:
-            block = os.read(terminal, 4096)
-        except OSError:  # how Linux says that the other side is closed
-            break
-        if not block:
-            break
-        seen += block
-    os.close(terminal)
-    assert client.wait(30) == 1
-    screen = seen.decode().replace("\r\n", "\n").rstrip().splitlines()
-    assert rows("\n".join(screen))["두번째"][1] == "FAILED (exit code 3)"
-    assert re.search(r"python main.py --repeat \d{8}-\d{6}$", screen[-1])
-    table = [line for line in screen if line.startswith(f"{USER}@")][-3:]
-    outcomes = ["succeeded", "FAILED", "not started"]
-    assert len({rescale._width(line[:line.index(word)]) for line, word in zip(table, outcomes)}) == 1
-    assert len(screen) - max(map(screen.index, table)) < 5
-
-
-@pytest.mark.parametrize("moment", ["coretypes", "statuses"])
-def test_ctrl_c_during_the_table_is_no_traceback(edit, sim, moment):
-    assert run()[0] == 0
-    process = start("--status")
-    sent = []
-
-    def interrupt(record, when):
-        if moment in record.path and len(sim.requests) > sent_before + (moment == "statuses") * 3 and not sent:
-            sent.append(record)
-            process.kill(signal.SIGINT)
-            time.sleep(0.2)
-
-    sent_before = len(sim.requests)
-    sim.on_request = interrupt
-    status, _, err = process.end()
-    assert status == 130
-    assert sent
-    assert "billed" not in err or "Unless" in err
 
 
 # Mistakes at the keyboard
 
 
 @pytest.mark.parametrize(("arguments", "batches"), [
-    (["--restart"], THREE), (["one"], THREE), (["--new", "--resume"], THREE), ([], [THREE[0], THREE[0]]), ([], []),
-    ([], [("a/b", "true")]), ([], [("", "true")]), ([], [("one", "\n")]), ([], [("one" "true")]), ([], ["one", "true"]),
-], ids=["unknown option", "an argument", "two options", "twice", "none", "no file name", "no name", "no command",
-        "comma inside", "no tuples"])
+    (["--restart"], THREE), (["one"], THREE), (["--new", "--resume"], THREE), (["--from", "one"], THREE),
+    ([], [THREE[0], THREE[0]]), ([], [THREE[0], ("One", "true")]), ([], []), ([], [("a/b", "true")]), ([], [("", "true")]),
+    ([], [("one", "\n")]), ([], [("one", "abaqus job=one\n")]),
+], ids=["unknown option", "an argument", "two options", "--from alone", "twice", "differing in case", "none", "no file name",
+        "no name", "no command", "abaqus that does not wait"])
 def test_wrong_usage_is_told_with_2_before_anything_is_sent_or_written(arguments, batches, edit, sim):
     edit(batches=batches)
     files = here()
     status, _, err = run(*arguments)
     assert status == 2
-    assert "main.py" in err or "batch" in err
-    assert not sim.requests
-    assert here() == files
+    assert "main.py" in err or "batch" in err or "interactive" in err
+    assert (sim.requests, here()) == ([], files)
+
+
+@pytest.mark.parametrize("option", [[], ["--check"]], ids=["plain", "check"])
+@pytest.mark.parametrize("fault", ["read-only", "full"])
+def test_a_folder_that_cannot_be_written_is_told_with_2_before_anything_is_sent(edit, sim, fault, option):
+    folder = edit()
+    if fault == "read-only":
+        there = Path("/proc")  # where root cannot write either
+        if not there.is_dir():
+            pytest.skip("no /proc there")
+        done = paste(shlex.join([sys.executable, str(folder / "main.py"), *option]), cwd=there)
+    else:  # files may have no more than this, which is what a full disk comes to
+        done = paste(f"ulimit -f 1; {shlex.join([sys.executable, '-B', 'main.py', *option])}")
+    assert (done.returncode, sim.requests) == (2, []), done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("variables", "sections", "words"), [
@@ -553,56 +358,84 @@ def test_wrong_usage_is_told_with_2_before_anything_is_sent_or_written(arguments
     ({}, {"input_path": "no such folder"}, ["no such folder"]),
     ({}, {"walltime": "an hour"}, ["walltime", "an hour"]),
     ({}, {"license_info": "27000@host"}, ["license_info", "27000@host"]),
-    ({}, {"batches": [("one", "abaqus job=one\n")]}, ["abaqus job=one", "interactive"]),
-], ids=["no token", "wrong token", "http", "unknown tile", "unknown folder", "walltime", "license_info", "abaqus"])
+], ids=["no token", "wrong token", "http", "unknown tile", "unknown folder", "walltime", "license_info"])
 def test_a_mistake_is_told_in_one_message_before_anything_is_uploaded(variables, sections, words, edit, sim):
     edit(**sections)
     status, _, err = run(**variables)
-    assert status in (1, 2)  # 2 where the sections alone show it
-    assert all(word in err for word in words)
-    assert not sim.files
-    assert not sim.jobs
+    assert (status, posts(sim)) == (1, 0)
+    assert [word for word in (*words, "No job was started") if word not in err] == []
     assert "wrong-wrong" not in err
 
 
-def test_a_comma_missing_between_two_lines_of_batches_is_told_with_its_place(edit, sim):
+def test_a_slip_in_the_script_is_an_ordinary_traceback(edit, sim):
     text = Path("main.py").read_text()
-    Path("main.py").write_text(put_in(text, batches=[0]).replace(
-        "batches = [0]", 'batches = [\n    ("one", "true")\n    ("two", "true"),\n]'))
-    done = subprocess.run([sys.executable, "main.py"], capture_output=True, text=True, timeout=60, check=False)
+    Path("main.py").write_text(text.replace("link.job_id = rescale", "link.job = rescale.no_such"))
+    done = paste("python main.py")
     assert done.returncode == 1
-    assert "comma" in done.stderr
-    line = int(re.search(r"main.py, line (\d+)", done.stderr)[1])
-    assert '("one", "true")' in Path("main.py").read_text().splitlines()[line - 1]
-    assert "Traceback" not in done.stderr
+    assert re.search(r'Traceback.*File ".*main.py", line \d+.*AttributeError: .*no_such', done.stderr, re.S)
+    assert not sim.jobs
 
 
 @pytest.mark.parametrize("missing", ["requests", "the library"])
 def test_what_is_not_installed_or_not_beside_it_is_told_at_the_start(edit, sim, missing):
     if missing == "the library":
         Path("rescale_rest_api.py").unlink()
-    done = subprocess.run(
-        [sys.executable, *(["-S"] if missing == "requests" else []), "main.py"], capture_output=True, text=True,
-        timeout=60, check=False, env={name: text for name, text in os.environ.items() if name != "PYTHONPATH"},
-    )
-    assert done.returncode == 1
+    done = paste(f"python {'-S' if missing == 'requests' else ''} main.py")
+    assert (done.returncode, sim.requests) == (1, [])
     assert "main.py cannot start: " in done.stderr
-    assert ("pip install requests" if missing == "requests" else "rescale_rest_api") in done.stderr
+    assert ("requests" if missing == "requests" else "rescale_rest_api") in done.stderr
     assert "Traceback" not in done.stderr
-    assert not sim.requests
 
 
-def test_beside_a_chain_that_still_packs_nothing_is_started(sim, monkeypatch, capsys):
-    """Such a chain has no .job file yet, only a log that its process holds."""
-    monkeypatch.setenv("RESCALE_API_URL", sim.url)
-    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
-    settings = ("user_included", "0", {}, "emerald", 1, 1, 1, None)
-    seen = []
+# What is told, and to whom
 
-    def begin(*_):
-        seen.append(rescale.run_chain(pytest.fail, [("rod", "true\n")], settings, arguments=[]))
 
-    assert rescale.run_chain(begin, [("rod", "true\n")], settings, arguments=[]) == 0
-    assert seen == [2]
-    assert f"{USER}@rod@" in capsys.readouterr().err
-    assert not sim.jobs
+@pytest.mark.parametrize("gone", ["nothing", "the .job files", "the folder"])
+def test_after_ctrl_c_the_job_is_named_that_costs_money_and_the_command_that_stops_it_works(edit, sim, tmp_path, gone):
+    folder = edit(batches=[("one", WAITS)], at_end="touch ended")
+    library = shutil.copy("rescale_rest_api.py", tmp_path / "kept.py")
+    process, [job_id] = running(sim), sim.starts
+    if gone == "the folder":
+        shutil.rmtree(folder)
+    elif gone == "the .job files":
+        next(Path().glob("*.job")).unlink()
+    process.kill(signal.SIGINT)
+    status, _, err = process.end()
+    assert status == 130
+    assert re.search(rf"Job {job_id} still runs and costs money", err)
+    command = re.search(r"^To stop it: +python (\S+) (stop \w+)$", err, re.M)
+    assert paste(f"python {library if gone == 'the folder' else command[1]} {command[2]}", cwd=tmp_path if gone == 'the folder' else None).returncode == 0
+    wait_until(lambda: sim.jobs[job_id].ended)
+    assert not (folder / "ended").exists()
+
+
+def test_the_log_has_every_line_with_its_local_time_and_ends_with_the_next_command(edit, sim):
+    edit(batches=[("정적", "echo fine"), ("two", "echo no licence >&2; exit 3")])
+    status, out, err = run(TZ="Asia/Seoul")
+    assert status == 1
+    [log] = Path().glob("*@정적@*.log")
+    text = log.read_text(encoding="utf-8")
+    lines = [re.fullmatch(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) {0,2}(.*)", line).groups() for line in text.splitlines()]
+    began, said = log.stem.rpartition("@")[2], [line for _, line in lines if line]
+    assert began <= re.sub(r"[-:]", "", lines[-1][0]).replace(" ", "-") < began[:7] + "99"
+    assert sorted(said) == sorted(line for line in (out + err).splitlines() if line)
+    assert [word for word in (f"rescale_rest_api {rescale.__version__}", "main.py", "2 of 2: two", "exit code 3", "no licence")
+            if not any(word in line for line in said)] == []
+    assert rows("\n".join(said))["two"][1] == "FAILED (exit code 3)"
+    assert said[-1].endswith(f"python main.py --repeat {began}")
+    assert sim.token not in text
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["success", "failure"])
+@pytest.mark.parametrize("then", ["true", "exit 4", "sleep 60"], ids=["fine", "fails", "hangs"])
+def test_at_end_runs_after_success_and_failure_without_the_key_and_changes_nothing(edit, sim, fails, then):
+    edit(batches=[("one", "exit 3" if fails else "true")], at_end=AT_END + then)
+    status, out, err = run(constants={"AT_END_TIMEOUT": 0.5})
+    variables = dict(line.split("=", 1) for line in Path("ended").read_text().splitlines() if "=" in line)
+    [name] = [path.stem for path in Path().glob("*.job")]
+    assert (status, variables["CHAIN_STATUS"], variables["CHAIN_NAME"]) == (fails, "failed" if fails else "succeeded", name)
+    assert rows(Path("summary").read_text())["one"][1] == ("FAILED (exit code 3)" if fails else "succeeded")
+    assert "RESCALE_API_KEY" not in variables
+    assert sim.token not in Path("ended").read_text()
+    assert ("at_end failed" in out) == (then != "true")
+    assert ("--repeat" in err) == fails

@@ -1,14 +1,18 @@
-"""The README: whatever it shows is run, or compared with what the code says, so that it stays true."""
+"""The README: what it shows is run, or compared with what the code says.
+
+every English command that needs neither account nor people works as it is typed, in order, from an empty home
+it prints the lines that are shown, fails, is repeated, and gives the results that the text names
+the recipes for solvers are those that were tried; the test command installs all that tests need
+both halves have the same sections, commands, words in code, and as many promises; it is short
+every sentence of section 9 has its tests; numbers, settings, options and files are those of the code
+"""
 
 from __future__ import annotations
 
 import ast
-import inspect
-import json
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -16,379 +20,201 @@ from pathlib import Path
 import pytest
 
 import rescale_rest_api as rescale
-from conftest import TESTS, paths_asked, wait_until
-from test_example import EXAMPLE, TOLERANCE, profile_error
-from two_jobs import copy_scripts
+import test_example_abaqus
+from conftest import TESTS
 
 ROOT = TESTS.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS, ENGLISH, KOREAN = re.split(r"(?m)^# (?:English|한국어)$", README)
-LANGUAGES = pytest.mark.parametrize("text", [ENGLISH, KOREAN], ids=["English", "Korean"])
-
-
-def numbered(number: int) -> list[str]:
-    """The contents of the code blocks of a number."""
-    part = re.search(rf"(?ms)^### C{number}$(.*?)(?=^### |\Z)", COMMANDS)
-    return re.findall(r"^```\w+\n(.*?)^```$", part[1], re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"(?ms)^```(\w+)\n(.*?)^```$")
+ENGLISH, KOREAN = (  # the sections of each half by their numbers
+    dict(re.findall(r"(?ms)^## (\d+)\. (.*?)(?=^## |\Z)", half)) for half in re.split(r"(?m)^# .*$", README)[2:4])
 
 
 def marked(marker: str) -> str:
-    """The block right behind an HTML comment."""
-    assert README.count(f"<!-- {marker} -->") == 1
-    found = re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    assert found, f"no block behind {marker}"
-    return found[1]
-
-
-def first_column(text: str, heading: str) -> list[str]:
-    """The first cells of the table that is headed by this."""
-    table = re.search(rf"(?m)^\| {re.escape(heading)} \|.*\n\| --- .*\n((?:\|.*\n)+)", text)
-    return [row.split("|")[1].strip() for row in table[1].splitlines()]
-
-
-def normalised(text: str) -> list[str]:
-    """Lines without what differs from run to run, and without those of a log and of progress, which chance decides."""
-    for pattern, name in (
-        (r"https?://[\w.]+(:\d+)?", "PLATFORM"),
-        (r"(?<=oken \.\.\.)\w{4}", "LAST"),
-        (r"(?<=Job_ID: )\w+|(?<=Job )\w+(?= :)|(?<='id': ')\w+|(?<=/job_)\w+|\b[A-Za-z]{6}(?=  succeeded)", "ID"),
-        (r"\S+@(rod\d)@\d{8}-\d{6}", r"USER@\1@TIME"),
-        (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\dZ?", "TIME"),
-        (r"(?<= in )/.*$", "FOLDER"),
-        (r"\d+\.\d{3} MB", "SIZE"),
-        (r"\b\d+ (s|min)\b", "SPAN"),
-        (r" {2,}", "  "),
-    ):
-        text = re.sub(pattern, name, text, flags=re.MULTILINE)
-    by_chance = r"\[TIME\]: .*|\.\.\.|Waiting\.{5}|- .*: \d+ % of .*"
-    return [line for line in text.splitlines() if not re.fullmatch(by_chance, line)]
-
-
-@pytest.fixture
-def product(monkeypatch):
-    """The folder of the README, ~/rescale: what a rehearsal needs, but for the library's steps of 5 s."""
-    folder = Path.home() / "rescale"
-    shutil.copytree(EXAMPLE, folder / "tests" / "example", ignore=shutil.ignore_patterns("__pycache__"))
-    copy_scripts(folder)  # for its faster library
-    for name in ("main.py", "tests/rescale_simulator.py"):
-        shutil.copy(ROOT / name, folder / name)
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def programs(monkeypatch):
-    """Where a test puts programs that are found before others; `python` is the one of the tests."""
-    folder = Path.home() / "programs"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-
-    def add(name, script):
-        (folder / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-        (folder / name).chmod(0o755)
-
-    add("python", f'exec "{sys.executable}" "$@"')
-    return add
-
-
-@pytest.fixture
-def shell(programs):
-    """Run blocks as they stand in the README, without the waits between statuses; return what they print."""
-
-    def run(*blocks, status=0, **variables):
-        script = re.sub(r"(simulator\.py)(?! --speed)", r"\1 --speed 0", "set -e\n" + "".join(blocks))
-        result = subprocess.run(
-            ["sh", "-c", script], env={**os.environ, **variables}, timeout=60, encoding="utf-8",
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        assert "Traceback" not in result.stdout
-        assert result.returncode == status, result.stdout
-        return result.stdout
-
-    return run
-
-
-def helped(script: str) -> str:
-    """What a script says of itself."""
-    return subprocess.run(
-        [sys.executable, ROOT / script, "--help"], capture_output=True, text=True, encoding="utf-8", timeout=60
-    ).stdout
-
-
-def with_access(sim):
-    return {"RESCALE_API_URL": sim.url, "RESCALE_API_KEY": sim.token}
-
-
-# The two commands, and the example
-
-
-def test_the_test_command_installs_all_and_finds_these_tests():
-    *_, install, command = marked("test command").strip().split("&&")
-    found = {str(path.relative_to(ROOT)) for path in ROOT.rglob("requirements*.txt") if ".venv" not in path.parts}
-    assert set(re.findall(r"-r (\S+)", install)) == found
-    result = subprocess.run(
-        [sys.executable, *command.split()[1:], "-p", "no:cacheprovider", "--collect-only", Path(__file__).name],
-        cwd=TESTS, capture_output=True, text=True, encoding="utf-8", timeout=60,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "test_the_test_command_installs_all_and_finds_these_tests" in result.stdout
-
-
-def test_the_first_rehearsal_prints_the_session_that_is_shown_and_leaves_the_temperatures(product, shell):
-    *_, command = marked("rehearsal command").split("&&\n")
-    printed = shell(command.replace(".venv/bin/", ""))
-    assert normalised(marked("session")) == normalised(printed)
-    (look,) = numbered(2)
-    assert "temperature.svg" in shell(look).split()
-    (profile,) = Path().glob("*@rod2@*/temperature.csv")
-    assert profile_error(profile) < TOLERANCE
-
-
-# A case of one's own
-
-
-def test_every_line_of_the_case_of_ones_own_works(product, programs, shell, sim, monkeypatch):
-    steps = re.search(r"(?s)## A case of one's own\n(.*?)\n## ", ENGLISH)[1]
-    assert re.findall(r"(?m)^\d\. \[C(\d)\]", steps) == ["4", "5", "6", "7", "2"]
-    (create,), (edits,), (rehearse,), (run,), (look,) = map(numbered, (4, 5, 6, 7, 2))
-    activate = product / ".venv" / "bin" / "activate"
-    activate.parent.mkdir(parents=True)
-    activate.write_text(f"PATH={Path.home() / 'programs'}:$PATH\n", encoding="utf-8")
-    shell(create)
-    monkeypatch.chdir(Path.home() / "beam")
-    main = Path("main.py").read_text(encoding="utf-8")
-    for assignment in ast.parse(edits).body:
-        new, name = ast.get_source_segment(edits, assignment), assignment.targets[0].id
-        main, count = re.subn(rf"(?ms)^{name} = (?:\[$.*?^\]|[^\n]*)", lambda _, new=new: new, main)
-        assert count == 1, name
-    Path("main.py").write_text(main, encoding="utf-8")
-
-    printed = shell(rehearse, look)
-    assert "unknown to this rehearsal" not in printed
-    assert {"static.odb", "restart.odb", "static.inp", "restart.inp"} < set(printed.split())
-
-    programs("screen", "exit 0")
-    programs("abaqus", 'echo result > "${1#job=}.odb"')
-    printed = shell(run, look, **with_access(sim))
-    assert {"static.odb", "restart.odb"} < set(printed.split())
-    newest = max(Path().glob("*@restart@*/restart.odb"), key=lambda path: path.stat().st_mtime)
-    assert newest.read_text(encoding="utf-8") == "result\n"
-    assert "main.py" not in [path.name for path in newest.parent.iterdir()]
-    first, _ = sim.jobs.values()
-    assert list(sim.starts.values()) == [1, 1]
-    analysis = first.data["jobanalyses"][0]
-    assert analysis["userDefinedLicenseSettings"]["featureSets"][0]["features"] == [{"name": "abaqus", "count": 9}]
-
-
-# Key, proxy, screen
-
-
-def test_the_apiconfig_is_read_and_nobody_else_can_read_it_and_the_variables_go_before_it(shell, monkeypatch, capsys):
-    create, content = numbered(3)
-    shell(create)
-    apiconfig = Path.home() / ".config" / "rescale" / "apiconfig"
-    apiconfig.write_text(content, encoding="utf-8")
-    assert stat.S_IMODE(apiconfig.stat().st_mode) == 0o600
-    assert rescale.platform_my_token() == ("https://kr.rescale.com", f"Token {content.split()[-1]}")
-    assert "Warning" not in capsys.readouterr().out
-    url, key = (re.search(rf"`(RESCALE_\w+_{word})`", ENGLISH)[1] for word in ("URL", "KEY"))
-    monkeypatch.setenv(url, "https://eu.rescale.com")
-    monkeypatch.setenv(key, "ab" * 20)
-    assert rescale.platform_my_token() == ("https://eu.rescale.com", f"Token {'ab' * 20}")
-
-
-def test_the_variables_of_a_proxy_are_those_that_the_library_speaks_of():
-    source = (ROOT / "rescale_rest_api.py").read_text(encoding="utf-8")
-    exported = re.findall(r"export (\w+)=", numbered(12)[0])
-    assert exported == ["HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE"]
-    assert [name for name in exported if name not in source] == []
-
-
-def test_the_five_commands_of_screen_are_shown():
-    shown = "".join(numbered(7) + numbered(8)).splitlines()
-    assert {"screen -S beam", "screen -list", "screen -r beam", "screen -X -S beam quit"} <= set(shown)
-    assert "Ctrl-A" in ENGLISH  # in both: below
-
-
-# main.py
-
-
-@pytest.mark.parametrize(
-    ("text", "user", "admin"),
-    [(ENGLISH, "user section", "admin section"), (KOREAN, "사용자 섹션", "관리자 섹션")],
-    ids=["English", "Korean"],
-)
-def test_the_tables_explain_all_that_is_to_be_edited_in_main_py(text, user, admin):
-    source = (ROOT / "main.py").read_text(encoding="utf-8")
-    _, user_part, admin_part = re.split(r"(?m)^# ---- .*$", source)
-    for heading, part in ((user, user_part), (admin, admin_part.partition("\n# -----")[0])):
-        explained = re.findall(r"`(\w+)`", "\n".join(first_column(text, heading)))
-        assert sorted(explained) == sorted(re.findall(r"(?m)^(\w+) = ", part))
-    (formula,) = re.findall(r"math\.ceil\(.*?\)", source)
-    assert formula.replace("core_per_slot", "cores") in text
-
-
-@LANGUAGES
-def test_the_table_of_options_has_those_of_main_py_and_its_exit_statuses(text):
-    listed = helped("main.py")
-    offered = re.findall(r"(?m)^  (--\w+(?: \[\w+\])?)", listed)
-    shown = [option.strip("`") for option in first_column(text, "`python main.py`")]
-    assert shown[0] == ""
-    assert sorted(shown[1:]) == sorted(offered)
-    statuses = re.search(r"Exit status: (\d)\D+(\d)\D+(\d)\D+(\d+)", listed).groups()
-    assert re.search(r"\D+".join(rf"\b{status}\b" for status in statuses), " ".join(text.split()))
-
-
-def test_a_failed_job_is_repeated_as_it_is_written(product, shell):
-    fail, repeat, flaky = numbered(10)[0].splitlines(keepends=True)
-    shell(fail, status=1)
-    shell(repeat, flaky)
-    jobs = json.loads(Path("run1/state.json").read_text(encoding="utf-8"))
-    names = [job["name"].split("@")[1] for job in jobs["jobs"]]
-    assert (names, list(jobs["starts"].values())) == (["rod1", "rod2", "rod2"], [1, 1, 1])
-    assert len(list(Path().glob("*@rod2@*/rescale.tar.gz"))) == 2
-
-
-def one_job_commands() -> list[str]:
-    return numbered(9)[0].splitlines()
-
-
-def test_all_commands_for_one_job_are_shown():
-    offered = re.search(r"\{([\w,]+)\}", helped("rescale_rest_api.py"))[1].split(",")
-    assert one_job_commands() == [f"python rescale_rest_api.py {command} JOB_ID" for command in offered]
-
-
-@pytest.mark.parametrize("line", one_job_commands(), ids=lambda line: line.split()[2])
-def test_a_command_for_one_job_works_as_it_is_written(line, product, shell, sim, access, set_up):
-    stop = " stop " in line
-    job_id = set_up(job_name="back", command="sleep 60\n" if stop else "echo right > result.txt\n")
-    rescale.job_submit(*access, "back", job_id)
-    job = sim.jobs[job_id]
-    wait_until(lambda: job.is_running if stop else job.ended)
-    expected = {
-        "settings": "coretype_code = 'emerald'", "monitor": f"Job {job_id} : Completed",
-        "download": "Total 1 files will be downloaded", "stop": f"Job {job_id} : stop requested",
-    }
-    assert expected[line.split()[2]] in shell(line.replace("JOB_ID", job_id), **with_access(sim))
-
-
-@pytest.mark.parametrize("line", numbered(11)[0].splitlines(), ids=["mail", "curl"])
-def test_a_message_is_sent_at_the_end_as_it_is_written(line, programs, shell, sim, monkeypatch):
-    for name in ("mail", "curl"):
-        programs(name, 'for word in "$@"; do echo "$word"; done > ~/sent.txt\ncat > ~/said.txt')
-    folder = copy_scripts(Path.cwd() / "case", at_end=ast.literal_eval(line.partition(" = ")[2]),
-                          batches=[("first", "echo one\n"), ("second", "false\n")])
-    monkeypatch.chdir(folder)
-    shell("python main.py\n", status=1, **with_access(sim))
-    sent = (Path.home() / "sent.txt").read_text(encoding="utf-8").splitlines()
-    if "curl" in line:
-        (text,) = (json.loads(word)["text"] for word in sent if word.startswith("{"))
-        assert sent[-1].startswith("https://")
-    else:
-        assert "second" in (Path.home() / "said.txt").read_text(encoding="utf-8")
-        text = sent[1]
-    assert re.fullmatch(r"\S+@first@\d{8}-\d{6} failed", text)
-
-
-# What the text says
-
-
-def test_the_table_of_functions_has_all_of_them_in_their_order():
-    shown = re.findall(r"(?m)^\| (?:(\d) )?`(\w+)` \| \S.* \| \S.* \|$", COMMANDS)
-    public = [
-        name for name, thing in vars(rescale).items()
-        if inspect.isfunction(thing) and thing.__module__ == rescale.__name__ and not name.startswith("_")
-    ]
-    public.remove("explain_slip")  # a hook for main.py, nobody calls it
-    assert [name for _, name in shown] == public
-    assert [number for number, _ in shown] == [*"12345678", *[""] * (len(public) - 8)]
-    errors = re.findall(r"`(\w+(?:Error|Failed))`", ENGLISH)
-    assert {getattr(rescale, name) for name in errors} == {rescale.RescaleError, rescale.JobFailed}
-
-
-def test_the_contract_is_tried_with_options_that_it_has():
-    offered = helped("tests/test_contract.py")
-    named = [word for line in numbered(15)[1].splitlines() for word in line.split() if word.startswith("--")]
-    assert "--spend" in named
-    assert [option for option in named if option not in offered] == []
-
-
-@LANGUAGES
-def test_a_message_that_is_explained_is_one_of_the_code(text):
-    heading = "message" if text is ENGLISH else "메시지"
-    messages = [cell.strip("`") for cell in first_column(text, heading)]
-    assert messages[:2] == ["Waiting.....", "..."]
-    source = (ROOT / "rescale_rest_api.py").read_text(encoding="utf-8")
-    assert [message for message in messages if message not in source] == []
-
-
-def test_the_numbers_of_the_text_are_those_of_the_code():
+    """The one block right behind an HTML comment."""
+    (block,) = re.findall(rf"(?ms)^<!-- {marker} -->\n```\w+\n(.*?)^```$", README)
+    return block
+
+
+# The commands of the English half, typed
+
+VENV = """[ "$1 $2" = "-m venv" ] || exec "{python}" "$@"
+mkdir -p "$3/bin"
+printf '#!/bin/sh\\n[ "$1 $2" = "-m pip" ] || exec "{python}" "$@"\\n' > "$3/bin/python"
+chmod +x "$3/bin/python"
+echo "PATH=$PWD/$3/bin:\\$PATH" > "$3/bin/activate"
+"""
+PROGRAMS = {  # in the place of what needs people or a network; pip installs nothing, for the test command does
+    "python3": VENV.format(python=sys.executable), "python": "echo the environment is not activated; exit 1",
+    "screen": "exit 0", "mail": 'echo "$@" > ~/mail.txt; cat >> ~/mail.txt',
+}
+
+
+class Terminal:
+    """A home with a fresh clone in it, and a shell that remembers where it is."""
+
+    def __init__(self) -> None:
+        self.folder, self.printed = Path.home(), ""
+        programs, clone = self.folder / "programs", self.folder / "rescale"
+        shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(".*", "__pycache__", "*@*", "result*", "*.gz"))
+        library = clone / "rescale_rest_api.py"  # its steps of some seconds made short
+        text = re.sub(r"(?m)^(\w+_INTERVAL = )\d{1,2}\b", r"\g<1>0.05", library.read_text(encoding="utf-8"))
+        library.write_text(text, encoding="utf-8")
+        programs.mkdir()
+        for name, script in PROGRAMS.items():
+            (programs / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+            (programs / name).chmod(0o755)
+        self.path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+
+    def type(self, block: str, status: int = 0, **variables: str) -> str:
+        """Type a block, FOLDER as `Done` has named it; return what is printed."""
+        for folder in re.findall(r"Done: .* in (\S+)/", self.printed)[-1:]:
+            block = block.replace("FOLDER", folder)
+        block = block.replace("rescale_simulator.py", "rescale_simulator.py --speed 0")
+        strict = "" if status or "--fail" in block else "set -e\n"
+        done = subprocess.run(
+            ["sh", "-c", f'{strict}{block}\nstatus=$?; printf "%s\\n" "$PWD" "$PATH" > ~/state; exit $status'],
+            cwd=self.folder, env={**os.environ, "PATH": self.path, **variables}, timeout=120, encoding="utf-8",
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == status, f"{block}\n{done.stdout}"
+        folder, self.path = Path("~/state").expanduser().read_text(encoding="utf-8").splitlines()
+        self.folder, self.printed = Path(folder), self.printed + done.stdout
+        return done.stdout
+
+    def edit(self, block: str) -> None:
+        """Put assignments in the place of those in main.py; a whole script becomes study.py."""
+        if block.startswith("import"):
+            (self.folder / "study.py").write_text(block, encoding="utf-8")
+            return
+        text = (self.folder / "main.py").read_text(encoding="utf-8")
+        for one in ast.parse(block).body:
+            new, old = ast.get_source_segment(block, one), rf"(?ms)^{one.targets[0].id} = (?:\[$.*?^\]|[^\n]*)$"
+            text, count = re.subn(old, lambda _, new=new: new, text)
+            assert count == 1, new
+        (self.folder / "main.py").write_text(text, encoding="utf-8")
+
+
+# The session with a § for what differs from run to run, and other lines between those that are shown
+SESSION = re.sub(r"nCbDyX|HPqVyn|kim(?=@)|2026-11-25 02:23:49|20261125-022343|0\.024", "§", marked("session").strip())
+SEEN = {  # what is typed in a section: its exit status, and a pattern of what it prints
+    ("2", "venv"): (0, re.escape(SESSION).replace("§", r"[\w.: -]+").replace("\\\n", r"\n(?:.*\n)?")),
+    ("4", "cat result/deflection.txt"): (0, r"\A7\.0\Z"),
+    ("4", "echo 2,500"): (1, r"could not convert string to float: '2,500\\n'.* --folder run1 main\.py --repeat"),
+    ("4", "--repeat"): (0, r"jobs to be paid: 1 \(step2\).* load2\.txt"),
+    ("4", "cat result/restart.dat"): (0, r"displacements.* 41 "),
+    ("5", "settings"): (0, r"coretype_code = 'emerald'"),
+    ("6", "--check"): (0, r"at most: .*nothing was started"),
+    ("6", "--status"): (0, r"step2@\S+ +\w+ +succeeded"),
+    ("7", "--fail"): (0, r"FAILED \(exit code 1\).*jobs to be paid: 1 \(step2\).*Done"),
+    ("11", "study.py"): (0, r"(Total 1 files, [\d.]+ MB.*){2}"),
+}
+
+
+@pytest.mark.timeout(300)
+def test_what_needs_neither_account_nor_people_works_as_it_is_typed(sim, set_up):
+    """In sections 5 and 6, which need an account, a simulator is the platform."""
+    terminal, expected = Terminal(), dict(SEEN)
+    blocks = [(section, *found) for section, text in ENGLISH.items() for found in BLOCK.findall(text)]
+    for number, kind, block in blocks:
+        if not shutil.which("ccx") and ("abaqus" in block or "restart" in block):
+            expected.pop(("4", "cat result/restart.dat"), None)
+        elif kind == "ini":
+            Path("~/.config/rescale/apiconfig").expanduser().write_text(block, encoding="utf-8")
+        elif kind == "python":
+            terminal.edit(block)
+        elif kind == "sh" and number not in ("8", "12", "13"):
+            account = {"RESCALE_API_URL": sim.url, "RESCALE_API_KEY": sim.token} if number in "56" else {}
+            key = next((one for one in expected if one[0] == number and one[1] in block), None)
+            status, pattern = expected.pop(key, (0, ""))
+            printed = terminal.type(block.replace("JOB_ID", set_up() if "JOB_ID" in block else ""), status, **account)
+            assert re.search(pattern, printed, re.DOTALL), f"{pattern}\n{printed}"
+    assert expected == {}
+    assert (Path.home() / "rescale/result/temperature.svg").stat().st_size
+    assert (Path.home() / ".config/rescale/apiconfig").stat().st_mode & 0o777 == 0o600
+    mail = r"-s \S+@step1@\d{8}-\d{6} succeeded kim@example.com\n.*\n.*step1.*\n.*step2.* succeeded "
+    assert re.match(mail, (Path.home() / "mail.txt").read_text(encoding="utf-8"))
+
+
+def test_the_test_command_which_ci_runs_installs_all_that_is_required():
+    install = re.findall(r"-r (\S+)", marked("test command"))
+    assert {ROOT / name for name in install} == {*ROOT.glob("requirements*.txt"), *TESTS.glob("requirements*.txt")}
+    assert set(re.findall(r"-r (\S+)", marked("rehearsal command"))) < set(install)
+
+
+def test_recipes_are_those_that_were_tried_and_of_two_solvers_in_the_background_both_must_succeed():
+    recipes = re.findall(r"(?m)^(.*?) *(?:# .*)?$", dict(BLOCK.findall(ENGLISH["8"]))["sh"].strip())
+    (two,) = (line for line in recipes if "two" in line)
+    tried = test_example_abaqus.test_a_recipe_succeeds_only_where_the_solver_did.pytestmark[0].args[1]
+    right = {re.sub(r"[;\s]+", " ", command) for command, _, successful in tried if len(successful) == 1}
+    assert {re.sub(r"[;\s]+", " ", line) for line in recipes if line != two} <= right
+    for one, other in ("00", "01", "10"):
+        solver = f"solver() {{ [ $1 = 1 ] && return {one}; return {other}; }}\n"
+        assert subprocess.run(["sh", "-c", solver + two], timeout=60).returncode == int(one) | int(other)
+
+
+def test_both_halves_say_the_same_point_neither_up_nor_down_and_are_short():
+    assert list(ENGLISH) == list(KOREAN) == [str(number) for number in range(1, 14)]
+    for number, halves in ((number, (ENGLISH[number], KOREAN[number])) for number in ENGLISH):
+        blocks = [[code for kind, code in BLOCK.findall(text) if kind != "mermaid"] for text in halves]
+        one, other = ([re.sub(r" *# .*", "", code) for code in half] for half in blocks)
+        assert one == other, number
+        one, other = (set(re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))) for text in halves)
+        assert one == other, number
+        assert re.findall(r"(?i)\]\(|\b(?:above|below|section \d+)\b|위에서|앞서|\d+장", "".join(halves)) == []
+    assert re.findall(r"\]\((.*?)\)", README) == ["#english", "#한국어"]
+    assert len(README.encode()) <= 36_000
+
+
+PROMISES = {  # a sentence of section 9: the tests that keep it
+    "A job's id is on your disk before the job is submitted.": "submit kill",
+    "When the answer is lost, the script looks for 60 seconds whether the job has started before it submits it again.":
+        "submit faults",
+    "This also holds when the script is killed at any moment, or started twice.": "kill submit main",
+    "Beside an unfinished chain no other one starts, unless you say `--new`.": "main",
+    "A job leaves `rescale.tar.gz` only if its command ended with status 0 and the archive is complete.": "job_command",
+    "Without it the job has failed, whatever the platform says.": "monitor previous",
+    "After a failed job nothing more is submitted.": "main",
+    "The script waits through any outage until the job has ended.": "monitor faults",
+    "The job deletes nothing before its archive is complete.": "job_command",
+    "Uploads and downloads are compared with the platform's checksums.": "upload download",
+    "A transfer that broke goes on where it broke.": "upload download",
+    "A file gets its name only when it is whole, and never replaces another one.": "download local_files",
+    "It is sent to the platform only, encrypted.": "token hostile",
+    "No output, log or error shows more than its last 4 characters.": "token hostile",
+    "A file that holds it is not packed.": "archive",
+}
+
+
+def test_every_promise_has_its_tests_and_both_halves_make_as_many():
+    told = []
+    for paragraph, other in zip(*(half["9"].strip().split("\n\n")[1:] for half in (ENGLISH, KOREAN))):
+        _, promised, limits = re.split(r"\*\* | \*Limits?:\* ", " ".join(paragraph.split()))
+        sentences, more = (re.split(r"(?<=\.) ", part) for part in (promised, limits))
+        assert len(re.findall(r"[다오]\.(?=\s|$)", other)) == len(sentences + more), promised
+        told += sentences
+    assert told == list(PROMISES)
+    assert [name for name in " ".join(PROMISES.values()).split() if not (TESTS / f"test_{name}.py").exists()] == []
+
+
+def test_the_numbers_are_those_of_the_code():
+    lines = round(rescale._job_command("job", "true", [True, False]).count("\n"), -1)
     for value, english, korean in (
-        (rescale.STATUS_INTERVAL, "every {} seconds, 20", "{}초마다 상태"),
-        (rescale.LOG_INTERVAL, "of the log every {} seconds", "{}초마다 로그"),
-        (rescale.LOG_LINES, "{} lines of the log", "로그 {}줄"),
-        (rescale.QUIET_INTERVAL // 60, "every {} minutes a line", "{}분마다"),
-        (rescale.PATIENCE // 60, "after {} minutes of faults", "문제가 {}분"),
-        (rescale.THROTTLE_PATIENCE // 60, "{} minutes of \"too many", "응답은 {}분"),
-        (rescale.SUBMIT_PATIENCE, "asked for {} seconds", "{}초 동안"),
-        (rescale.AT_END_TIMEOUT // 60, "for {} minutes at most", "최대 {}분"),
-        (rescale.VOLUME >> 20, "More than {} MB", "{} MB가 넘는"),
-        (rescale.CONNECTIONS, "over {} connections", "{}개의 연결"),
-        (rescale.__version__, "{} (`rescale.__version__`", "{} (`rescale.__version__`"),
+        (rescale.SUBMIT_PATIENCE, "{} seconds", "{}초"), (rescale.AT_END_TIMEOUT // 60, "{} minutes", "최대 {}분"),
+        (rescale.VOLUME_FROM >> 20, "More than {} MB", "{} MB가 넘는"), (lines, "some {} lines", "약 {}줄"),
+        (rescale.CONNECTIONS, "{} connections", "{}개의 연결"),
     ):
-        for text, phrase in ((ENGLISH, english), (KOREAN, korean)):
-            assert re.search(rf"(?<!\d){re.escape(phrase.format(value))}", " ".join(text.split())), phrase
+        text = " ".join(README.split())
+        assert (english.format(value) in text, korean.format(value) in text) == (True, True), (value, english)
 
 
-def test_the_files_that_are_named_are_what_a_chain_leaves(sim, shell, monkeypatch):
-    monkeypatch.chdir(copy_scripts(Path.cwd() / "case", batches=[("first", "echo one\n"), ("second", "false\n")]))
-    printed = shell("python main.py || true\n", **with_access(sim))
-    job_id, second = sim.jobs
-    shell(f"python rescale_rest_api.py download {second}\n", **with_access(sim))
-    (folder,) = Path().glob("*@second@*/")
-    assert sorted(path.name for path in folder.iterdir()) == ["process_output.log", rescale.FAILED_ARCHIVE]
-    (log,) = Path().glob("*.log")
-    assert re.fullmatch(r"\S+@first@\d{8}-\d{6}\.log", log.name)
-    assert f"rescale_rest_api {rescale.__version__}" in log.read_text(encoding="utf-8").splitlines()[0]
-    assert sim.requests[0].headers["User-Agent"] == f"rescale_rest_api/{rescale.__version__}"
-    assert "FAILED (exit code 1)" in printed
-    assert [path for path in paths_asked(sim, "POST") if path.endswith("/submit/")] == [
-        f"jobs/{job_id}/submit/", f"jobs/{second}/submit/"]
-    for name in (rescale.FAILED_ARCHIVE, rescale.LOG, "user@batch@STARTED_AT.log", ".job"):
-        assert f"`{name}`" in ENGLISH
-        assert f"`{name}`" in KOREAN
-
-
-# The whole
-
-
-def test_it_is_short():
-    assert len(README.encode()) <= 30_000
-
-
-def test_both_languages_cover_the_same_topics():
-    english, korean = ([part.split("\n", 1) for part in re.split(r"(?m)^## ", text)[1:]] for text in (ENGLISH, KOREAN))
-    assert len(english) == len(korean) > 10
-    for (heading, one), (title, other) in zip(english, korean):
-        for pattern in (r"\(#(\w+)\)", r"`([^`]+)`", r"(?m)^(\| |- |\d\. )"):  # links, code, rows and points
-            assert sorted(set(re.findall(pattern, one))) == sorted(set(re.findall(pattern, other))), (heading, title)
-
-
-def test_links_lead_somewhere_and_every_block_is_referred_to():
-    prose = re.sub(r"(?ms)^```.*?^```$", "", README)
-    anchors = {
-        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"(?m)^#+ (.*)$", prose)
-    }
-    links = re.findall(r"\]\(([^)]*)\)", prose)
-    assert links[:2] == ["#english", "#한국어"]
-    assert [link for link in links if link[1:] not in anchors] == []
-    blocks = {f"#{number.lower()}" for number in re.findall(r"(?m)^### (C\d+)$", COMMANDS)}
-    assert blocks - set(links) == {"#c16"}  # the session, at which one looks
-
-
-def test_every_file_of_ours_that_is_named_is_there():
-    names = set(re.findall(r"(?<![\w/.])(?:~/rescale/)?((?:tests/)?[\w-]+\.(?:py|txt)|\.ci/run)\b", README))
-    names -= {"rod.py"}  # of the example
-    assert {"main.py", "rescale_rest_api.py", "tests/rescale_simulator.py", "tests/benchmark.py", ".ci/run"} <= names
-    assert "requirements.txt" in marked("rehearsal command")
-    assert [name for name in names if not (ROOT / name).exists()] == []
+def test_settings_options_and_files_are_those_that_exist():
+    edited = re.findall(r"(?m)^(\w+) = ", (ROOT / "main.py").read_text(encoding="utf-8").partition("\nsettings = ")[0])
+    listed = " ".join(re.findall(r"(?m)^\| (`.*?`) \|", ENGLISH["5"]))
+    assert sorted(re.findall(r"\w+", listed)) == sorted(edited)
+    offered = {""}
+    for script in ("main.py", "rescale_rest_api.py", "tests/rescale_simulator.py", "tests/test_contract.py"):
+        told = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, timeout=60)
+        offered |= set(re.findall(r"--[a-z-]+", told.stdout))
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= offered
+    named = re.findall(r"(?<![\w.])(tests/[\w./-]*\w|\.ci/run|requirements\.txt|\w+_api\.py)", README)
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -1,378 +1,238 @@
-"""5. job_submit: a job starts exactly once, whatever the network does, and its id is on the disk before."""
+"""5. job_submit: a job starts exactly once, and its id is on the disk before. (Faults of every request: test_faults.py)
+
+A job that is submitted       starts; its id is in the .job file before the request, a link leads to its page
+A job that has statuses       is not submitted again, by whatever name, whatever the platform does with a second time
+A submission                  is repeated only after looks at the statuses for a minute that the platform answers
+A .job file                   stays, unless the platform itself refuses the first submission of one made in this run
+A .job file of another job    is set aside if that has ended or is unknown, an empty one after a second; else it stays
+Two processes at one link     start one job, wherever the second one comes in
+Names and ids                 that can be none are refused before anything is sent or written
+job_stop                      stops a running job
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
-import subprocess
+import itertools
+import math
+import re
 import sys
+import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 import rescale_rest_api as rescale
-from conftest import TESTS, here, paths_asked, wait_until
-from rescale_simulator import Fault
+from conftest import here, wait_until
+from in_memory import JOB_ID, PLATFORM, TOKEN, a_list, connect
+from two_jobs import submissions
 
 
-def submissions(sim):
-    return sum(path.endswith("/submit/") for path in paths_asked(sim, "POST"))
-
-
-@pytest.mark.parametrize("job_name", ["me@rod@1", "압력 해석"], ids=["usual", "korean"])
-def test_a_submitted_job_starts_and_leaves_its_id_and_a_link(job_name, access, sim, set_up, capsys):
-    job_id = set_up()
+@pytest.mark.parametrize(("job_name", "windows", "link"), [
+    ("me@rod@1", False, "[Desktop Entry]\nType=Link\nName=me@rod@1\nURL={page}\n"),
+    ("압력 해석", False, "[Desktop Entry]\nType=Link\nName=압력 해석\nURL={page}\n"),
+    ("me@rod@1", True, "[InternetShortcut]\nURL={page}\n"),
+], ids=["usual", "korean", "on Windows"])
+def test_a_submitted_job_starts_and_leaves_its_id_before_and_a_link(
+    job_name, windows, link, access, sim, set_up, capsys, monkeypatch
+):
+    job_id, file, seen = set_up(), Path(f"{job_name}.job"), []
+    monkeypatch.setattr(rescale, "WINDOWS", windows)
+    sim.on_request = lambda record, when: (
+        record.path.endswith("/submit/") and when == "before" and seen.append(file.read_text()))
     assert rescale.job_submit(*access, job_name, job_id) is None
     assert capsys.readouterr().out == f"Job {job_id} : submitted\n"
-    assert here() == [f"{job_name}.desktop", f"{job_name}.job"]
-    assert Path(f"{job_name}.job").read_text(encoding="utf-8").strip() == job_id
-    link = Path(f"{job_name}.desktop").read_text(encoding="utf-8").splitlines()
-    page = f"{sim.url}/jobs/{job_id}/runs/1/results/"
-    assert link == ["[Desktop Entry]", "Type=Link", f"Name={job_name}", f"URL={page}"]
+    assert seen == [f"{job_id}\n"]
+    end = "url" if windows else "desktop"
+    assert here() == sorted([file.name, f"{job_name}.{end}"])
+    text = Path(f"{job_name}.{end}").read_text(encoding="utf-8")
+    assert text == link.format(page=f"{sim.url}/jobs/{job_id}/runs/1/results/")
     assert sim.starts == {job_id: 1}
-
-
-def test_on_windows_the_link_is_one_of_its_own_kind(access, sim, set_up, monkeypatch):
-    job_id = set_up()
-    monkeypatch.setattr(rescale, "WINDOWS", True)
-    rescale.job_submit(*access, "job", job_id)
-    assert here() == ["job.job", "job.url"]
-    assert Path("job.url").read_text() == f"[InternetShortcut]\nURL={sim.url}/jobs/{job_id}/runs/1/results/\n"
-
-
-def test_the_id_is_on_the_disk_before_the_request_is_sent(access, sim, set_up):
-    job_id = set_up()
-    seen = []
-
-    def look(record, moment):
-        if record.path.endswith("/submit/") and moment == "before":
-            seen.append(Path("job.job").read_text().strip())
-
-    sim.on_request = look
-    rescale.job_submit(*access, "job", job_id)
-    assert seen == [job_id]
-
-
-@pytest.mark.parametrize("resubmit", ["again", "400", "ignore"])
-def test_a_job_that_runs_is_not_submitted_again(resubmit, access, sim, set_up, capsys):
-    sim.resubmit = resubmit
-    job_id = set_up(command="sleep 60\n")
-    for _ in range(2):
-        rescale.job_submit(*access, "job", job_id)
-    assert submissions(sim) == 1
-    assert sim.starts == {job_id: 1}
-    assert capsys.readouterr().out == f"Job {job_id} : submitted\nJob {job_id} : submitted earlier\n"
+    assert {record.headers["Cache-Control"] for record in sim.requests} == {"no-cache"}  # of a proxy's
 
 
 @pytest.mark.parametrize("job_name", ["job", "another"])
-def test_a_job_that_has_ended_is_not_submitted_again(job_name, access, sim, run_job, capsys):
-    sim.resubmit_completed = "400"
-    job_id = run_job()
+@pytest.mark.parametrize("resubmit", ["again", "400", "ignore", "when it has ended"])
+def test_a_job_that_has_statuses_is_not_submitted_again(resubmit, job_name, access, sim, set_up, capsys):
+    sim.resubmit, sim.resubmit_completed = resubmit.replace("when it has ended", "400"), "400"
+    job_id = set_up(command="true\n" if "ended" in resubmit else "sleep 60\n")
+    rescale.job_submit(*access, "job", job_id)
+    wait_until(lambda: sim.jobs[job_id].ended or "ended" not in resubmit)
     rescale.job_submit(*access, job_name, job_id)
-    assert submissions(sim) == 1
-    assert capsys.readouterr().out == f"Job {job_id} : submitted earlier\n"
+    assert len(submissions(sim)) == sim.starts[job_id] == 1
+    assert capsys.readouterr().out == f"Job {job_id} : submitted\nJob {job_id} : submitted earlier\n"
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Fault("refused", path="submit", seconds=0.1), Fault("reset_before", path="submit"),
-        Fault("reset_after", path="submit"), Fault("timeout_before", path="submit", seconds=2),
-        Fault("timeout_after", path="submit", seconds=2), Fault("503_after", path="submit"),
-        Fault("504", path="submit", times=3), Fault("html", path="submit"), Fault("html_after", path="submit"),
-        Fault("truncated", path="submit"), Fault("throttled", path="submit", times=3),
-        Fault("late", path="submit", seconds=0.1), Fault("reset_before", path="statuses", times=3),
-        Fault("reset_midway", path="statuses", skip=1, times=2), Fault("truncated", path="statuses", times=2),
-        Fault("500", path="statuses", skip=1, times=3),
-    ],
-    ids=lambda fault: f"{fault.name} of {fault.path}",
-)
-def test_whatever_happens_on_the_way_the_job_starts_exactly_once(fault, access, sim, set_up, capsys):
-    sim.resubmit = "again"  # a second submission would be a second start
-    job_id = set_up(command="sleep 60\n")
-    sim.faults.append(Fault(**{**vars(fault), "hits": 0}))
-    rescale.job_submit(*access, "job", job_id)
-    assert sim.faults[0].hits
-    assert sim.starts == {job_id: 1}
-    assert capsys.readouterr().out.endswith(f"Job {job_id} : submitted\n")
+OWN, GATEWAY = (400, {"detail": "Refused."}), (404, b"<html>Not found</html>", {"Content-Type": "text/html"})
+UNCLEAR, HEARD, LOST = (504, b"", {"Content-Type": "text/html"}), (200, b""), (503, b"")
 
 
-def test_no_proxy_may_answer_from_its_memory(access, sim, set_up):
-    """Or the statuses of before would hide that the job was started, and it would be started again."""
-    rescale.job_submit(*access, "job", set_up())
-    assert {record.headers["Cache-Control"] for record in sim.requests} == {"no-cache"}
+def submit(clock, answers, shows_after=0.0, looks=(), outage=0.0):
+    """Submit JOB_ID; return its error and the times of the submissions.
+
+    `answers` are the platform's to the submissions, the last of which again and again, `looks` those to the first looks
+    at the statuses behind the first, which fail in an outage; so many seconds behind that there is a status.
+    """
+    sent, looks, began = [], list(looks), clock.now
+
+    def answer(request):
+        if request.method == "POST":
+            sent.append(clock.now)
+            return answers[min(len(sent), len(answers)) - 1]
+        if sent and looks:
+            return looks.pop(0)
+        if clock.now < (sent[0] if sent else began) + outage:
+            return LOST
+        shows = sent and clock.now >= sent[0] + outage + shows_after
+        return 200, a_list(*[{"status": "Pending", "statusDate": None}] if shows else [])
+
+    connect(answer)
+    with pytest.raises(rescale.RescaleError) if shows_after == math.inf else contextlib.nullcontext() as error:
+        rescale.job_submit(PLATFORM, TOKEN, "job", JOB_ID)
+    return str(error and error.value), sent
 
 
-# What is refused
+@pytest.mark.parametrize("outage", [0, 200], ids=["", "behind an outage"])
+@pytest.mark.parametrize("seconds", [1, 15, 50], ids=lambda seconds: f"a start that shows after {seconds} s")
+@pytest.mark.parametrize("heard", [UNCLEAR, HEARD], ids=["unclear", "accepted"])
+def test_before_a_submission_is_repeated_the_statuses_are_looked_at(heard, seconds, outage, clock):
+    """The statuses of a platform of many computers may lag behind what it has accepted."""
+    assert len(submit(clock, [heard], seconds, outage=outage)[1]) == 1
 
 
-def test_what_the_platform_refuses_is_told_in_its_words(access, sim, set_up, capsys):
-    Path("rod.inp").write_text("x")
-    (entry,) = rescale.upload_local_files(*access, "rod.inp")
-    job_id = set_up(inputfiles_list=[entry])
-    sim.files[entry["id"]].is_deleted = True
-    with pytest.raises(rescale.RescaleError) as refused:
-        rescale.job_submit(*access, "job", job_id)
-    assert "inputFiles: An input file has been deleted" in str(refused.value)
-    assert not sim.starts
-    assert submissions(sim) == 1
-    assert "submitted" not in capsys.readouterr().out
-
-
-def test_an_accepted_job_that_shows_no_sign_of_life_is_told(access, clock, sim, set_up, capsys):
-    sim.silent_submit = True
-    job_id = set_up()
-    with pytest.raises(rescale.RescaleError) as failed:
-        rescale.job_submit(*access, "job", job_id)
-    assert f"{sim.url}/jobs/{job_id}/runs/1/results/" in str(failed.value)
-    assert 30 <= clock.now <= 300
-    assert submissions(sim) == 1
-    assert "submitted" not in capsys.readouterr().out
-
-
-def test_an_unknown_job_is_refused(access, sim, capsys):
-    with pytest.raises(rescale.RescaleError) as refused:
-        rescale.job_submit(*access, "job", "nOnE")
-    assert "nOnE" in str(refused.value)
-    assert "404" in str(refused.value)
-    assert "submitted" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("job_id", ["", "a/b", "../files", "LFZphb?x", "LFZphb\n", None, 5, ["LFZphb"], "가나다라"])
-def test_what_is_no_job_id_is_named_and_nothing_is_sent_or_written(job_id, access, sim):
-    for call in (
-        lambda: rescale.job_submit(*access, "job", job_id),
-        lambda: rescale.job_monitor(*access, job_id),
-        lambda: rescale.job_download(*access, "job", job_id),
-        lambda: rescale.file_previous_job(*access, job_id),
-        lambda: rescale.job_stop(*access, job_id),
-    ):
-        with pytest.raises(rescale.RescaleError) as refused:
-            call()
-        assert repr(job_id) in str(refused.value)
-    assert sim.requests == []
-    assert here() == []
-
-
-@pytest.mark.parametrize("job_name", ["", "..", "a/b", "/tmp/x", "a\nb", None, "x" * 300])
-def test_what_cannot_name_a_file_is_named_and_nothing_is_sent_or_written(job_name, access, sim):
-    for function in (rescale.job_submit, rescale.job_download):
-        with pytest.raises(rescale.RescaleError, match="job_name"):
-            function(*access, job_name, "LFZphb")
-    assert sim.requests == []
-    assert here() == []
-
-
-# A link has its job when its .job file exists
-
-
-def refused(access, sim, *jobs, name="job"):
-    """The error of submitting the last of these jobs, which has started none of them."""
-    starts = dict(sim.starts)
-    with pytest.raises(rescale.RescaleError) as error:
-        rescale.job_submit(*access, name, jobs[-1])
-    assert sim.starts == starts
-    return str(error.value)
-
-
-def test_a_job_file_that_is_a_folder_is_named_and_nothing_is_submitted(access, sim, set_up):
-    Path("job.job").mkdir()
-    assert "job.job" in refused(access, sim, set_up())
-    assert here() == ["job.job"]
-
-
-@pytest.mark.parametrize("content", [b"a/b\n", b"\xff\xfe\n"], ids=["path", "bytes"])
-def test_a_job_file_that_holds_no_job_is_left_as_it_is(content, access, sim, set_up):
-    Path("job.job").write_bytes(content)
-    refused(access, sim, set_up())
-    assert Path("job.job").read_bytes() == content
-
-
-def test_an_empty_job_file_is_that_of_a_run_that_was_killed_and_no_obstacle(access, sim, set_up):
-    job_id = set_up()
-    Path("job.job").touch()
-    rescale.job_submit(*access, "job", job_id)
-    assert sim.starts == {job_id: 1}
-    assert Path("job.job").read_text().strip() == job_id
-
-
-@pytest.mark.parametrize("state", ["draft", "running"])
-def test_the_name_of_another_job_that_may_still_be_wanted_is_refused(state, access, sim, set_up):
-    first, second = set_up(command="sleep 60\n"), set_up()
-    if state == "running":
-        rescale.job_submit(*access, "job", first)
-    else:
-        Path("job.job").write_text(f"{first}\n")
-    text = refused(access, sim, first, second)
-    assert first in text
-    assert second in text
-    assert Path("job.job").read_text().strip() == first
-
-
-@pytest.mark.parametrize("earlier", ["ended", "unknown"])
-def test_a_name_can_be_used_again_when_its_job_has_ended_or_is_none(earlier, access, clock, sim, run_job, set_up):
-    first = run_job() if earlier == "ended" else "abcXYZ"
-    Path("job.job").write_text(f"{first}\n")
-    second = set_up()
-    rescale.job_submit(*access, "job", second)
-    assert sim.starts.get(second) == 1
-    assert Path("job.job").read_text().strip() == second
-    assert clock.now < rescale.SUBMIT_PATIENCE / 2  # no submission of it can be on its way
-
-
-def test_after_a_kill_the_platform_gets_time_to_show_a_start_before_it_is_repeated(access, clock, sim, set_up):
+@pytest.mark.parametrize("outage", [0, 200], ids=["", "behind an outage"])
+def test_after_a_kill_the_platform_gets_a_minute_to_show_a_start_before_it_is_repeated(outage, clock):
     """The submission of the run that was killed may still be on its way."""
-    job_id = set_up()
-    Path("job.job").write_text(f"{job_id}\n")
-    late = []
-
-    def start_after_the_first_look(record, moment):
-        if record.path.endswith("/statuses/") and moment == "after" and not late:
-            late.append(record)
-            sim.add_status(sim.jobs[job_id], "Pending")
-
-    sim.on_request = start_after_the_first_look
-    rescale.job_submit(*access, "job", job_id)
-    assert late
-    assert submissions(sim) == 0
+    Path("job.job").write_text(f"{JOB_ID}\n")
+    [at] = submit(clock, [HEARD], outage=outage)[1]
+    assert at >= outage + rescale.SUBMIT_PATIENCE
 
 
-def test_a_job_that_was_never_started_for_a_kill_is_started_after_that_time(access, clock, sim, set_up):
-    job_id = set_up()
-    Path("job.job").write_text(f"{job_id}\n")
-    rescale.job_submit(*access, "job", job_id)
-    assert sim.starts == {job_id: 1}
-    assert clock.now >= rescale.SUBMIT_PATIENCE
+@pytest.mark.parametrize(("made", "answers", "looks", "stays"), [
+    ("now", [OWN], (), False), ("now", [GATEWAY], (), True), ("now", [UNCLEAR, OWN], (), True),
+    ("earlier", [OWN], (), True), ("now", [HEARD], [(404, {"detail": "Not found."})], True),
+    ("now", [UNCLEAR], [GATEWAY], True), ("now", [HEARD], (), True),
+], ids=["refused by the platform", "refused by a gateway", "refused behind one that is unclear",
+        "refused, but the file is of an earlier run", "accepted, and then unknown", "unclear, and a gateway's look",
+        "accepted, and no status ever"])
+def test_the_job_file_stays_unless_the_very_first_submission_is_refused(made, answers, looks, stays, clock):
+    """Or the next run would take the link for one without a job, and pay for another."""
+    if made == "earlier":
+        Path("job.job").write_text(f"{JOB_ID}\n")
+    error, sent = submit(clock, answers, math.inf, looks)
+    assert len(sent) == len(answers)
+    assert JOB_ID in error
+    assert ("400" in error) == (answers[-1] is OWN)
+    assert here() == (["job.job"] if stays else [])
+    submit(clock, [HEARD])  # it can be gone on from
+    assert Path("job.job").read_text() == f"{JOB_ID}\n"
 
 
-# Two processes
+def test_a_second_submission_that_is_refused_for_the_first_was_heard_is_a_success(clock):
+    """The first answer is lost, and the statuses stay empty until the second one is made."""
+    assert submit(clock, [UNCLEAR, OWN], rescale.SUBMIT_PATIENCE + 5)[1]
 
 
-def without(monkeypatch, *missing):
-    """A file system without these: locks, with the answer of some cluster's, or links."""
-    def fail(number):
-        def call(*_):
-            raise OSError(number, os.strerror(number))
-        return call
-
-    for name in missing:
-        target = "fcntl.flock" if name in ("ENOSYS", "ENOLCK") else "os.link"
-        monkeypatch.setattr(f"rescale_rest_api.{target}", fail(getattr(errno, name, errno.EPERM)))
-
-
-FILE_SYSTEMS = {"usual": (), "no locks (ENOSYS)": ("ENOSYS",), "no locks (ENOLCK)": ("ENOLCK",), "no links": ("link",),
-                "neither": ("ENOSYS", "link")}
-CLIENT = """
-import sys
-import pytest
-from conftest import Clock
-from test_submit import FILE_SYSTEMS, without
-import rescale_rest_api as rescale
-
-access, case = sys.argv[1:3], sys.argv[3]
-rescale.time = Clock(200)
-with pytest.MonkeyPatch.context() as patch:
-    without(patch, *FILE_SYSTEMS[case])
-    for line in sys.stdin:
-        try:
-            rescale.job_submit(*access, *line.split())
-        except rescale.RescaleError as error:
-            print("refused", error)
-        print("done", flush=True)
-"""
-
-
-@pytest.mark.skipif(os.name == "nt", reason="fcntl is not there")
-@pytest.mark.parametrize("case", FILE_SYSTEMS)
-def test_of_two_processes_at_the_same_link_at_most_one_starts_its_job(case, access, sim, set_up):
-    sim.resubmit = "again"
-    clients = [
-        subprocess.Popen(
-            [sys.executable, "-c", CLIENT, *access, case], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"},
-        ) for _ in range(2)
-    ]
-    try:
-        for number in range(8):
-            first = set_up(command="sleep 60\n")
-            jobs = (first, set_up(command="sleep 60\n")) if number % 2 else (first, first)
-            for client, job_id in zip(clients, jobs):
-                client.stdin.write(f"job{number} {job_id}\n")
-            for client in clients:
-                client.stdin.flush()
-            for client in clients:
-                while client.stdout.readline() != "done\n":
-                    assert client.poll() is None
-            starts = {job_id: sim.starts[job_id] for job_id in jobs if sim.starts.get(job_id)}
-            assert starts in ({}, *({job_id: 1} for job_id in jobs))
-            assert starts or case != "usual"
-            assert set(starts) <= {Path(f"job{number}.job").read_text().strip()}
-    finally:
-        for client in clients:
-            client.stdin.close()
-            client.wait()
-            client.stdout.close()
-
-
-@pytest.mark.skipif(os.name == "nt", reason="fcntl is not there")
-@pytest.mark.parametrize("case", FILE_SYSTEMS)
-def test_a_name_whose_job_has_ended_is_taken_by_one_process_only(case, access, sim, run_job, set_up, monkeypatch):
-    """The second process comes when the first has seen that the job of that name has ended."""
-    earlier, first, second = run_job(), set_up(command="sleep 60\n"), set_up(command="sleep 60\n")
-    without(monkeypatch, *FILE_SYSTEMS[case])
-    others = [second]
-
-    def submit_another(record, moment):
-        if record.path.endswith(f"{earlier}/statuses/") and moment == "after" and others:
-            rescale.job_submit(*access, "job", others.pop())
-
-    sim.on_request = submit_another
-    with pytest.raises(rescale.RescaleError, match="job.job"):
+@pytest.mark.parametrize("before", [b"a/b\n", b"\xff\xfe\n", "a draft", "a running job"], ids=str)
+def test_a_job_file_that_may_still_be_wanted_is_left_as_it_is_and_nothing_starts(before, access, sim, set_up):
+    first, second = set_up(command="sleep 60\n"), set_up()
+    content = before if isinstance(before, bytes) else f"{first}\n".encode()
+    Path("job.job").write_bytes(content)
+    if before == "a running job":
         rescale.job_submit(*access, "job", first)
-    assert not others
-    assert {job_id: sim.starts.get(job_id, 0) for job_id in (first, second)} == {first: 0, second: 1}
-    assert Path("job.job").read_text().strip() == second
+    left, started = here(), dict(sim.starts)
+    with pytest.raises(rescale.RescaleError, match=rf"job\.job.*{'' if content is before else first}"):
+        rescale.job_submit(*access, "job", second)
+    assert (here(), sim.starts, Path("job.job").read_bytes()) == (left, started, content)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="fcntl is not there")
-def test_an_empty_job_file_is_taken_by_one_process_only(access, sim, set_up, monkeypatch):
-    """Where there are no links, the name is there before its content is: another process comes just then."""
-    first, second = set_up(command="sleep 60\n"), set_up(command="sleep 60\n")
-    without(monkeypatch, *FILE_SYSTEMS["neither"])
-    make, others = os.open, [second]
-
-    def make_and_submit_another(path, flags, *arguments, **keywords):
-        file = make(path, flags, *arguments, **keywords)
-        if Path(path).name == "job.job" and flags & os.O_EXCL and others:
-            with contextlib.suppress(rescale.RescaleError):
-                rescale.job_submit(*access, "job", others.pop())
-        return file
-
-    monkeypatch.setattr(os, "open", make_and_submit_another)
-    with contextlib.suppress(rescale.RescaleError):
-        rescale.job_submit(*access, "job", first)
-    assert not others
-    assert sum(sim.starts.values()) <= 1
-    assert {job_id for job_id, count in sim.starts.items() if count} <= {Path("job.job").read_text().strip()}
+BEFORE = {"no file": None, "an empty one": "", "one of an unknown job": "abcXYZ\n", "one of an ended job": "{ended}\n"}
+LISTENERS = []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="locks are others there")
-def test_while_a_process_works_on_a_link_no_other_does(access, sim, set_up):
-    job_id = set_up(command="sleep 60\n")
-    Path("job.job").write_text(f"{job_id}\n")
-    with Path("job.job").open("r+") as file:
-        fcntl = pytest.importorskip("fcntl")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        assert "job.job" in refused(access, sim, job_id)
-    rescale.job_submit(*access, "job", job_id)  # once that has ended, it can go on
-    assert sim.starts == {job_id: 1}
+def listen(event, arguments):
+    if LISTENERS and event in ("open", "os.rename", "os.remove", "os.link") and isinstance(arguments[0], (str, Path)):
+        path = Path(arguments[0]).absolute()
+        if path.parent == Path.cwd() and threading.current_thread() is threading.main_thread():
+            LISTENERS[-1](f"{event} {path.name}")
 
 
-# Stop
+sys.addaudithook(listen)
 
 
-def test_a_running_job_can_be_stopped(access, sim, set_up, capsys):
+@pytest.fixture
+def link(sim, run_job, set_up, access):
+    """Submit `first` where there is such a file before; `listener` is told of each file event and request of it."""
+    ended = run_job()
+
+    def begin(before, first, listener=lambda moment: None):
+        for path in Path().iterdir():
+            path.unlink()
+        if before is not None:
+            Path("job.job").write_text(before.format(ended=ended))
+        def hear(record, when):  # a submission on its way is another matter: it is acted on within SUBMIT_PATIENCE
+            return when == "before" and not record.path.endswith("/submit/") and listener(record.path)
+
+        with mock.patch.object(sim, "on_request", hear), mock.patch(f"{__name__}.LISTENERS", [listener]):
+            rescale.job_submit(*access, "job", first)
+
+    return begin
+
+
+@pytest.mark.parametrize("before", list(BEFORE.values())[1:], ids=list(BEFORE)[1:])
+def test_a_job_file_that_nobody_wants_is_set_aside(before, link, clock, sim, set_up):
+    began, job_id = clock.now, set_up()
+    link(before, job_id)
+    assert sim.starts[job_id] == 1
+    assert Path("job.job").read_text() == f"{job_id}\n"
+    assert [name for name in here() if not name.startswith(".")] == ["job.desktop", "job.job"]
+    assert (before == "") <= clock.now - began < rescale.SUBMIT_PATIENCE / 2  # no submission can be on its way
+
+
+@pytest.mark.parametrize("jobs", ["the same job", "two jobs"])
+@pytest.mark.parametrize("before", BEFORE.values(), ids=list(BEFORE))
+def test_of_two_processes_at_one_link_one_starts_its_job_wherever_the_second_comes_in(
+    before, jobs, link, access, clock, sim, set_up
+):
+    """The second one does all of its work just before whatever the first one asks or does to a file."""
+    sim.resubmit, number, moments = "again", 0, [""]
+    while number < len(moments):
+        first, moments = set_up(command="sleep 60\n"), []
+        second = set_up(command="sleep 60\n") if jobs == "two jobs" else first
+
+        def come_in(moment, moments=moments, number=number, second=second):
+            moments.append(moment)
+            if len(moments) == number + 1:
+                with mock.patch("os.getpid", return_value=1), contextlib.suppress(rescale.RescaleError):
+                    rescale.job_submit(*access, "job", second)
+
+        with contextlib.suppress(rescale.RescaleError):
+            link(before, first, come_in)
+        started = {job_id: sim.starts[job_id] for job_id in (first, second) if sim.starts[job_id]}
+        assert list(started.values()) == [1], moments[number:]
+        assert Path("job.job").read_text().split() == list(started), moments[number:]
+        number += 1
+    assert number > 5
+
+
+IDS = ["", "a/b", "../files", "LFZphb?x", "LFZphb\n", None, 5, ["LFZphb"], "가나다라"]
+NAMES = ["", "..", "a/b", "/tmp/x", "a\nb", None, "한" * 70]
+
+
+@pytest.mark.parametrize(("call", "given", "wrong"), [
+    *itertools.product(["job_monitor", "file_previous_job", "job_stop"], [[]], IDS),
+    *itertools.product(["job_submit", "job_download"], [["job"]], IDS),
+    *((call, [name], "LFZphb") for call in ("job_submit", "job_download") for name in NAMES),
+])
+def test_what_can_be_no_id_or_name_is_named_and_nothing_is_sent_or_written(call, given, wrong, clock):
+    network = connect(lambda request: OWN)
+    with pytest.raises(rescale.RescaleError, match=re.escape(repr(given[0] if wrong == "LFZphb" else wrong))):
+        getattr(rescale, call)(PLATFORM, TOKEN, *given, wrong)
+    assert (network.count, here()) == (0, [])
+
+
+def test_a_running_job_can_be_stopped_and_one_that_has_ended_is_told_so(access, sim, set_up, capsys):
     job_id = set_up(command="echo 1 > part; sleep 60\n")
     rescale.job_submit(*access, "job", job_id)
     wait_until(lambda: (sim.jobs[job_id].work / "part").exists())
@@ -381,24 +241,5 @@ def test_a_running_job_can_be_stopped(access, sim, set_up, capsys):
     assert capsys.readouterr().out == f"Job {job_id} : stop requested\n"
     wait_until(lambda: sim.jobs[job_id].ended)
     assert "User Terminated" in [entry["statusReason"] for entry in sim.jobs[job_id].statuses]
-
-
-def test_a_job_that_has_ended_cannot_be_stopped(access, run_job):
-    job_id = run_job()
-    with pytest.raises(rescale.RescaleError) as refused:
+    with pytest.raises(rescale.RescaleError, match=rf"{job_id}.*not running"):
         rescale.job_stop(*access, job_id)
-    assert job_id in str(refused.value)
-    assert "not running" in str(refused.value)
-
-
-def test_a_job_that_the_platform_refuses_to_start_leaves_its_name_to_another(sim, access, set_up):
-    Path("in.dat").write_text("1")
-    inputs = rescale.upload_local_files(*access, "in.dat")
-    refused = set_up(inputfiles_list=inputs)
-    sim.files[inputs[0]["id"]].is_deleted = True
-    with pytest.raises(rescale.RescaleError, match="400"):
-        rescale.job_submit(*access, "job", refused)
-    other = set_up()
-    rescale.job_submit(*access, "job", other)
-    assert Path("job.job").read_text().split() == [other]
-    assert (sim.starts[refused], sim.starts[other]) == (0, 1)
