@@ -2095,9 +2095,12 @@ def _send(
 
 
 class _Session(requests.Session):
-    """Connections that give the token to nobody but whom it was meant for."""
+    """Connections that give the token to nobody but whom it was meant for, and lead out of no rehearsal."""
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        url, here = str(prepared_request.url), _is_loopback(str(response.request.url))
+        if (url.startswith("http:") and not here) or (os.environ.get("RESCALE_REHEARSAL") and not _is_loopback(url)):
+            raise requests.RequestException(f"redirected to {_short(urlsplit(url).netloc)}")
         # Without what requests does besides: look for another token in ~/.netrc.
         if self.should_strip_auth(response.request.url, prepared_request.url):  # type: ignore[no-untyped-call]
             prepared_request.headers.pop("Authorization", None)
