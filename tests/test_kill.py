@@ -6,8 +6,7 @@ Runs that are killed again and again            come to an end
 An upload killed midway                         sends little of it again
 A download killed midway                        leaves a beginning of the file, and goes on there
 A chain at work                                 is gone on with by no other process
-A .job file that the disk has spoilt            starts nothing
-A machine that was off, a key that was replaced are gone on from
+A key that was replaced                         is no end
 Ctrl-C at any moment                            leaves a chain to go on with; the commands that it names work
 Files that vanish before Ctrl-C                 do not hide which job is billed
 """
@@ -62,7 +61,7 @@ class State:
         self.sim.faults.clear()
 
 
-def each_request(sim: Simulator, part: int, *arguments: str) -> Iterator[str]:
+def each_request(sim: Simulator, part: int, *arguments: str, number: int = signal.SIGKILL) -> Iterator[str]:
     """Run main.py, killed at a request of a run undisturbed: before it is acted on; or after, but before the answer."""
     state, watch = State(sim), Watch(sim)
     assert run(*arguments)[0] == 0
@@ -76,14 +75,17 @@ def each_request(sim: Simulator, part: int, *arguments: str) -> Iterator[str]:
         def kill(record: Record, now: str, when=when, at=at, watch=watch, process=process, killed=killed) -> None:
             if now == when and watch.names[-1] == at and not killed.is_set():
                 killed.set()
-                process.kill()
+                process.kill(number)
+                with contextlib.suppress(AssertionError):
+                    wait_until(lambda: number == signal.SIGKILL or not process.runs(), 1)
                 raise ConnectionAbortedError  # it has not heard the answer, nor, before, been heard
             watch.on_request(record, now)
 
         sim.on_request = kill
-        assert process.end()[0] == KILLED, (when, at)
+        status, _, err = process.end()
+        assert status == {signal.SIGKILL: KILLED, signal.SIGINT: 130}[number], (when, at)
         sim.on_request = watch.on_request
-        yield f"{when} {at}"
+        yield f"{when} {at}: {err}"
 
 
 def each_file_event(sim: Simulator, part: int, *arguments: str) -> Iterator[str]:
@@ -154,9 +156,6 @@ def test_a_chain_killed_again_and_again_is_gone_on_with(sim, chain, tmp_path):
     assert_right(sim, result())
 
 
-# Transfers
-
-
 SMALL = {"VOLUME_FROM": 1 << 22, "VOLUME": 1 << 19, "RANGE": (1 << 18, 1 << 20)}  # constants, for files of a few MB
 
 
@@ -208,9 +207,6 @@ def test_a_download_killed_midway_leaves_a_beginning_of_the_file_and_goes_on_the
     assert min(int(text[len("bytes="):].split("-")[0]) for text in ranges) == len(content)
 
 
-# Everything else that ends a run
-
-
 def at_work(sim: Simulator, *arguments: str, **how: str):
     """main.py whose first job runs and does not end by itself."""
     sim.on_request = None
@@ -230,42 +226,20 @@ def test_a_chain_that_runs_is_not_gone_on_with_by_another_process(sim, chain):
     assert_right(sim, result())
 
 
-@pytest.mark.parametrize("content", [b"\0" * 7, b"\xff\xfe\xfd\xfc\n", b"../users/me\n"],
-                         ids=["zeros", "no text", "a path"])
-def test_a_job_file_that_the_disk_has_spoilt_starts_nothing(sim, chain, content):
-    for link in ("first", "second"):
-        Path(f"{USER}@{link}@20260101-000000.job").write_bytes(content)
-    status, _, err = run("--resume")
-    assert (status, f"{USER}@first@20260101-000000.job" in err) == (1, True)
-    assert not sim.starts
-    assert {path.read_bytes() for path in Path().glob("*.job")} == {content}
-
-
-@pytest.mark.parametrize("moment", ["while it was off", "with another key"])
-def test_a_chain_is_gone_on_with_after_much_has_changed(sim, chain, monkeypatch, moment):
-    """Its job ended while the machine was off; or the key was replaced, which ends the run before."""
+def test_a_chain_is_gone_on_with_when_the_key_was_replaced(sim, chain, monkeypatch):
     watch = Watch(sim)
-    process = start()
 
-    def change(record: Record, when: str) -> None:
+    def replace(record: Record, when: str) -> None:
         watch.on_request(record, when)
         if watch.names[-1].startswith("second: GET jobs/ID/runs/1/tail/"):
-            if moment == "with another key":
-                sim.token = "0123456789abcdef0123456789abcdef01234567"
-            else:
-                process.kill()
+            sim.token = "0123456789abcdef0123456789abcdef01234567"
 
-    sim.on_request = change
-    status, _, err = process.end()
-    assert (status, "401" in err) == ((1, True) if moment == "with another key" else (KILLED, False))
-    assert sim.token not in err
+    sim.on_request = replace
+    status, _, err = run()
+    assert (status, "401" in err, sim.token in err) == (1, True, False)
     sim.on_request = watch.on_request
-    wait_until(lambda: all(job.ended for job in sim.jobs.values()))
     monkeypatch.setenv("RESCALE_API_KEY", sim.token)
     go_on(sim)
-
-
-# Ctrl-C
 
 
 def interrupted(process) -> str:
@@ -317,25 +291,9 @@ def test_the_command_to_go_on_after_ctrl_c_works_when_pasted(where, sim, chain, 
     assert_right(sim, result())
 
 
-@pytest.mark.parametrize(("when", "at"), [
-    ("before", "first: POST jobs/ "), ("before", "second: POST jobs/ "), ("before", "first: POST jobs/ID/submit/"),
-    ("after", "second: POST jobs/ID/submit/"), ("before", "second: GET files/ID/contents/"),
-])
-def test_ctrl_c_at_any_moment_leaves_a_chain_that_can_be_gone_on_with(when, at, sim, chain):
-    watch = Watch(sim)
-    process, done = start(), threading.Event()
-
-    def interrupt_once(record: Record, now: str) -> None:
-        if now == when and watch.names[-1].startswith(at) and not done.is_set():
-            done.set()
-            process.kill(signal.SIGINT)
-            with contextlib.suppress(AssertionError):
-                wait_until(lambda: not process.runs(), 1)
-            raise ConnectionAbortedError
-        watch.on_request(record, now)
-
-    sim.on_request = interrupt_once
-    status, _, err = process.end()
-    assert (status, " --resume" in err) == (130, bool(list(Path().glob("*.job"))))
-    sim.on_request = watch.on_request
-    go_on(sim)
+def test_ctrl_c_at_any_moment_leaves_a_chain_that_can_be_gone_on_with(sim, chain, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.PARTS", 6)
+    for moment in each_request(sim, 4, number=signal.SIGINT):
+        print(moment)
+        assert (" --resume" in moment) == bool(list(Path().glob("*.job")))
+        go_on(sim)

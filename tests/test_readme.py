@@ -98,7 +98,7 @@ class Terminal:
 SESSION = re.sub(r"nCbDyX|HPqVyn|kim(?=@)|2026-11-25 02:23:49|20261125-022343|0\.024", "§", marked("session").strip())
 SEEN = {  # what is typed in a section: its exit status, and a pattern of what it prints
     ("2", "venv"): (0, re.escape(SESSION).replace("§", r"[\w.: -]+").replace("\\\n", r"\n(?:.*\n)?")),
-    ("4", "cat result/deflection.txt"): (0, r"\A7\.0\Z"),
+    ("4", "cat result/deflection.txt"): (0, r"\A7\.0\n\Z"),
     ("4", "echo 2,500"): (1, r"could not convert string to float: '2,500\\n'.* --folder run1 main\.py --repeat"),
     ("4", "--repeat"): (0, r"jobs to be paid: 1 \(step2\).* load2\.txt"),
     ("4", "cat result/restart.dat"): (0, r"displacements.* 41 "),
