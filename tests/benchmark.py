@@ -4,10 +4,9 @@
     python tests/benchmark.py            one table in some four minutes; exit status 1 if a limit is broken
     python tests/benchmark.py --quick    less data, one run and no limits: shows that all of it works
 
-What has a limit was promised; the other rows say where the time goes. Times are medians of several runs. Ours and the
-reference take turns, and a ratio is the median of the pairs' ratios, for the computer may have other things to do
-meanwhile. Every run is a process of its own, for the sake of its memory, and ends when its file is on the disk.
-The data are made in a temporary folder (TMPDIR says where); 4 GB must be free.
+What has a limit was promised. Times are medians of several runs; ours and the reference take turns, and a ratio is the
+median of the pairs' ratios, for the computer may have other things to do meanwhile. Every run is a process of its own,
+for the sake of its memory, and ends when its file is on the disk. In TMPDIR 4 GB must be free.
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, urlsplit
 
 import requests
 from requests_toolbelt.multipart.encoder import MultipartEncoder
@@ -51,12 +49,9 @@ SPAWN = multiprocessing.get_context("spawn")  # a fork would start with the memo
 TOKEN = f"Token {'0123456789abcdef' * 2}"
 MEMORY = 64  # MB that a run may take at most, Python and its packages included
 LEVELS = (1, rescale.LEVEL, 9)  # of compression: the fastest, the library's, the smallest
-LINES = {"100 Mbit/s": 100e6 / 8, "1 Gbit/s": 1e9 / 8}  # bytes per second of the lines that a level is chosen for
 UP_LINE = 25_000_000  # bytes per second and connection of an upload, what an office's line to another continent gives
 DOWN_LINE = 40 * MB  # bytes per second and connection, what an object storage gives one
-LATENCY = 0.05  # seconds per request, a platform on another continent
 SMALL = 10_000  # bytes of a small file
-ONE_BY_ONE = 20  # the reference fetches only each 20th of the small files; all of them would take a minute
 PHASES = (0.1, 0.45, 0.8)  # how far into a polling step the jobs of the chain end
 
 
@@ -65,18 +60,15 @@ class Size(NamedTuple):
 
     runs: int
     inputs: tuple[int, int, int]  # bytes of the text mesh deck, bytes of the binary field, small files
-    part: int  # divisor of these three, where the reference is slow
+    part: int  # divisor of these three, where packing is slow
     large: int  # bytes of a file to send and to fetch on a fast line
     limited: int  # bytes of one to fetch on a limited line
     upload: int  # bytes of one to send on a limited line, and to send again
-    many: int  # small files to fetch
     step: float  # seconds between two looks at a job's status
 
 
-FULL = Size(
-    3, (150_000_000, 100_000_000, 200), 10, 1024 * MB, 256 * MB, 400_000_000, 1000, rescale.STATUS_INTERVAL
-)
-QUICK = Size(1, (3_000_000, 2_000_000, 20), 4, 80 * MB, 32 * MB, 140_000_000, 40, 0.5)
+FULL = Size(3, (150_000_000, 100_000_000, 200), 10, 1024 * MB, 256 * MB, 400_000_000, rescale.STATUS_INTERVAL)
+QUICK = Size(1, (3_000_000, 2_000_000, 20), 4, 80 * MB, 32 * MB, 140_000_000, 0.5)
 
 
 class Figure(NamedTuple):
@@ -183,34 +175,28 @@ class Platform(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    content: Path  # of every output file
-    entries: list[dict[str, Any]]  # of the list of output files
-    latency: float  # seconds per request
+    content: Path  # of the one output file
+    entry: dict[str, Any]  # of it in the list of output files
     rate: int  # bytes per second and connection, 0: as fast as it goes
 
     def do_GET(self) -> None:
         """Answer for the one job, which job_setup made and which has succeeded, or a file's contents."""
-        time.sleep(self.latency)
-        address = urlsplit(self.path)
-        if address.path.endswith("/contents/"):
+        path = self.path.partition("?")[0]
+        if path.endswith("/contents/"):
             self.send_contents()
-        elif address.path.endswith("/statuses/"):
+        elif path.endswith("/statuses/"):
             self.send_json({"count": 2, "next": None, "results": [
                 {"status": "Completed", "statusReason": "Completed successfully", "statusDate": None},
                 {"status": "Executing", "statusReason": None, "statusDate": None},
             ]})
-        elif address.path.endswith("/jobs/job/"):
+        elif path.endswith("/jobs/job/"):
             self.send_json({"id": "job", "jobanalyses": [{"command": rescale.OURS, "inputFiles": []}]})
         else:
-            query = {name: int(values[0]) for name, values in parse_qs(address.query).items()}
-            page, size, count = query.get("page", 1), query["page_size"], len(self.entries)
-            more = f"http://{self.headers['Host']}{address.path}?page={page + 1}&page_size={size}"
-            self.send_json({"count": count, "next": more if page * size < count else None,
-                            "results": self.entries[(page - 1) * size : page * size]})
+            self.send_json({"count": 1, "next": None, "results": [self.entry]})
 
     def send_contents(self) -> None:
         """Send the file or the range of it that is asked for, no faster than the line is."""
-        size = self.content.stat().st_size
+        size = self.entry["decryptedSize"]
         asked = re.findall(r"\d+", self.headers.get("Range", ""))
         first, last = map(int, asked or (0, size - 1))
         self.send_head(206 if asked else 200, last + 1 - first, f"bytes {first}-{last}/{size}")
@@ -255,16 +241,17 @@ def serve(started: Any, settings: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def serving(content: Path, names: list[str], latency: float = 0, rate: int = 0) -> Iterator[str]:
-    """A platform in a process of its own, whose job has output files of these names; its address."""
+def serving(content: Path, rate: int = 0) -> Iterator[str]:
+    """A platform in a process of its own, whose job has left this file as its archive; the platform's address."""
+    digest = hashlib.sha512()
     with content.open("rb") as file:
-        digest, size = rescale._sum_up(file, "sha512", 1 << 40).hexdigest(), file.tell()
-    entries = [
-        {"id": f"f{number}", "name": name, "relativePath": name, "decryptedSize": size, "isUploaded": True,
-         "fileChecksums": [{"hashFunction": "sha512", "fileHash": digest}]} for number, name in enumerate(names)
-    ]
+        for block in iter(lambda: file.read(MB), b""):
+            digest.update(block)
+    sums = [{"hashFunction": "sha512", "fileHash": digest.hexdigest()}]
+    entry = {"id": "archive", "name": rescale.ARCHIVE, "relativePath": rescale.ARCHIVE, "isUploaded": True,
+             "decryptedSize": content.stat().st_size, "fileChecksums": sums}
     here, there = SPAWN.Pipe()
-    settings = {"content": content, "entries": entries, "latency": latency, "rate": rate}
+    settings = {"content": content, "entry": entry, "rate": rate}
     process = SPAWN.Process(target=serve, args=(there, settings), daemon=True)
     process.start()
     try:
@@ -344,14 +331,9 @@ def archive_rows(folder: Path, size: Size) -> Iterator[Row]:
     yield from pigz_row(f"    {size.inputs[0] / 1e6:.0f} MB that do not compress", size, random_bytes, archive)
     for check in ("gzip -t", "tar -tzf"):
         command(*check.split(), archive)
-    levels = dict(zip(LEVELS, in_turns(size.runs, *((pack, part, archive, level) for level in LEVELS))))
-    for line, rate in LINES.items():
-        times = {level: size.part * (median(figures) + figures[0].result / rate) for level, figures in levels.items()}
-        others = ", ".join(f"{seconds(time)} level {level}" for level, time in times.items() if level != rescale.LEVEL)
-        yield Row(f"    until it is uploaded, {line}", seconds(times[rescale.LEVEL]), others)
-    sizes = {level: figures[0].result for level, figures in levels.items()}
-    yield Row("    size, beside level 9", f"{sizes[rescale.LEVEL] / MB:.2f} MB", f"{sizes[9] / MB:.2f} MB",
-              f"{sizes[rescale.LEVEL] / sizes[9]:.2f}", "<= 1.1", sizes[rescale.LEVEL] / sizes[9] <= 1.1)
+    levels = in_turns(size.runs, *((pack, part, archive, level) for level in LEVELS))
+    fast, mine, small = (f"{seconds(median(one))} {one[0].result / MB:.2f} MB" for one in levels)
+    yield Row(f"    level {LEVELS[1]}, beside {LEVELS[0]} and {LEVELS[2]}", mine, f"{fast}; {small}")
 
 
 # 2. Upload
@@ -373,12 +355,12 @@ def upload(url: str, path: Path) -> None:
 
 def upload_rows(folder: Path, large: Path, size: Size) -> Iterator[Row]:
     """Row 2: upload_local_files, an archive in volumes."""
-    with serving(large, []) as url:
+    with serving(large) as url:
         ours, toolbelt = in_turns(size.runs, (upload, url, large), (upload_with_toolbelt, url, large))
     yield beside(f"2 upload_local_files, {size.large // MB} MB, fast line", ours, toolbelt, "toolbelt's default", 1 / 2)
     yield memory(ours)
     slow = noise(folder / "slow.tar.gz", size.upload)
-    with serving(slow, [], rate=UP_LINE) as url:
+    with serving(slow, UP_LINE) as url:
         ours, toolbelt = in_turns(1, (upload, url, slow), (upload_with_toolbelt, url, slow))
     yield beside(f"    {size.upload / 1e6:.0f} MB, {UP_LINE / 1e6:.0f} MB/s per connection", ours, toolbelt,
                  "toolbelt's default", 1 / 4)
@@ -390,7 +372,7 @@ def again_rows(folder: Path, path: Path, size: Size) -> Iterator[Row]:
     from rescale_simulator import Simulator  # not above: every run would import its Flask
 
     with Simulator(folder / "uploads", token=TOKEN[6:], speed=0, upload_rate=UP_LINE) as sim:
-        first = SPAWN.Process(target=upload, args=(sim.url, path), daemon=True)
+        first = SPAWN.Process(target=measured, args=(upload, (sim.url, path)), daemon=True)
         first.start()
         deadline = time.monotonic() + 120
         while arrived(sim) < 0.6 * size.upload and time.monotonic() < deadline:
@@ -430,22 +412,20 @@ def download(url: str, folder: Path, interval: float = rescale.FILES_INTERVAL) -
         os.chdir(folder)
 
 
-def download_plainly(url: str, folder: Path, numbers: range = range(1)) -> None:
-    """Files one by one, each as one stream whose SHA-512 is computed, too."""
-    with tempfile.TemporaryDirectory(dir=folder) as here, requests.Session() as session:
-        for number in numbers:
-            digest, path = hashlib.sha512(), Path(here) / str(number)
-            answer = session.get(f"{url}/api/v2/files/f{number}/contents/", stream=True)
-            with answer, path.open("wb") as file:
-                for block in answer.iter_content(MB):
-                    file.write(block)
-                    digest.update(block)
-            size_on_disk(path)
+def download_plainly(url: str, folder: Path) -> None:
+    """The file as one stream whose SHA-512 is computed, too."""
+    with tempfile.NamedTemporaryFile(dir=folder) as file, requests.Session() as session:
+        digest = hashlib.sha512()
+        with session.get(f"{url}/api/v2/files/archive/contents/", stream=True) as answer:
+            for block in answer.iter_content(MB):
+                file.write(block)
+                digest.update(block)
+        size_on_disk(Path(file.name))
 
 
 def download_rows(folder: Path, large: Path, size: Size) -> Iterator[Row]:
     """Row 3: job_download, where it takes the line's and the processor's time."""
-    with serving(large, [rescale.ARCHIVE]) as url:
+    with serving(large) as url:
         ours, plain, at_once = in_turns(
             size.runs, (download, url, folder), (download_plainly, url, folder), (download, url, folder, 0),
         )
@@ -453,19 +433,9 @@ def download_rows(folder: Path, large: Path, size: Size) -> Iterator[Row]:
     yield beside(f"    without the {rescale.FILES_INTERVAL} s between two looks", at_once, plain, "the same")
     yield memory(ours)
     limited = noise(folder / "limited", size.limited)
-    with serving(limited, [rescale.ARCHIVE], rate=DOWN_LINE) as url:
+    with serving(limited, DOWN_LINE) as url:
         ours, plain = in_turns(size.runs, (download, url, folder), (download_plainly, url, folder))
     yield beside(f"    {size.limited // MB} MB, {DOWN_LINE // MB} MB/s per connection", ours, plain, "the same", 1 / 4)
-
-
-def small_row(folder: Path, size: Size) -> Row:
-    """Row 3: job_download of many small files."""
-    small, few = noise(folder / "small", SMALL), range(0, size.many, ONE_BY_ONE)
-    names = [rescale.ARCHIVE, *(f"small{number}.csv" for number in range(1, size.many))]
-    with serving(small, names, latency=LATENCY) as url:
-        ours, plain = in_turns(size.runs, (download, url, folder), (download_plainly, url, folder, few))
-    return beside(f"    {size.many} files of {SMALL // 1000} KB, {1000 * LATENCY:.0f} ms per request", ours, plain,
-                  f"one by one ({len(few)} of them, scaled)", 1 / 4, size.many / len(few))
 
 
 # 4. Waiting
@@ -518,7 +488,7 @@ def main() -> int:
         large = noise(folder / "large.tar.gz", size.large)
         rows = [*archive_rows(folder, size), *upload_rows(folder, large, size), *download_rows(folder, large, size)]
         waiting = background.submit(chain_row, folder / "chain", size)  # which leaves the processor to the others
-        rows += [small_row(folder, size), waiting.result()]
+        rows.append(waiting.result())
     print_table(rows if size is FULL else [row._replace(limit="", kept=None) for row in rows])
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, {size.runs} runs each, "
           f"{time.monotonic() - began:.0f} s in all")

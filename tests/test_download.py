@@ -25,7 +25,7 @@ import pytest
 
 import rescale_rest_api as rescale
 from conftest import wait_until
-from in_memory import JOB_ID, PLATFORM, TOKEN, Platform, a_file, a_list, connect
+from in_memory import JOB_ID, PLATFORM, TOKEN, Platform, connect
 from rescale_simulator import Fault, Simulator
 
 ARCHIVE = {"rescale.tar.gz": b"the archive"}
@@ -147,9 +147,7 @@ class FullDisk(io.BytesIO):
 @pytest.mark.parametrize(("fault", "says"), [
     ("404", "404"), ("503", "503"), ("wrong range", "another part"), ("full disk", "kept.*No space left"),
 ])
-def test_what_an_error_leaves_is_a_beginning_and_the_next_run_goes_on(
-    fault, says, access, clock, sim, ended_job, monkeypatch
-):
+def test_an_error_leaves_a_beginning_and_the_next_run_goes_on(fault, says, access, clock, sim, ended_job, monkeypatch):
     job_id = ended_job({"rescale.tar.gz": BIG})
     file, sim.wrong_range = file_named(sim), fault == "wrong range"
     sim.faults += [Fault("503", path="contents", skip=3, times=10_000)] if fault == "503" else []
@@ -174,16 +172,12 @@ def test_what_an_error_leaves_is_a_beginning_and_the_next_run_goes_on(
     assert asked_of(sim)[0][0] == len(kept)
 
 
-BREAKS = ["503", "reset_before", "reset_midway", "truncated", "html", "throttled"]
-
-
 @pytest.mark.parametrize(("comes", "fault"), [
-    *itertools.product(["without checksum", "from another host", "whole"], BREAKS), ("as gzip", "truncated"),
-    ("as gzip in chunks", "reset_midway"),
+    *itertools.product(["without checksum", "from another host", "whole"],
+                       ["503", "reset_before", "reset_midway", "truncated", "html", "throttled"]),
+    ("as gzip", "truncated"), ("as gzip in chunks", "reset_midway"),
 ])
-def test_a_range_that_breaks_goes_on_where_it_broke_however_it_comes(
-    comes, fault, access, sim, ended_job, capsys, monkeypatch
-):
+def test_a_range_that_breaks_goes_on_where_it_broke(comes, fault, access, sim, ended_job, capsys, monkeypatch):
     sim.contents_redirect, sim.ignore_range = comes == "from another host", comes == "whole"
     sim.checksums, stream = "none" if comes == "without checksum" else "both", Simulator._stream
 
@@ -219,8 +213,7 @@ def test_a_damaged_file_is_fetched_once_more_and_never_gets_a_name(where, checks
     with pytest.raises(rescale.RescaleError, match=r"rescale\.tar\.gz.*twice") if where == "always" else nullcontext():
         rescale.job_download(*access, "job", job_id)
     assert tree() == ({} if where == "always" else {"rescale.tar.gz": BIG})
-    said = capsys.readouterr().out
-    assert (said.count("damaged"), "Total 1 files, " in said) == (1, where != "always")
+    assert capsys.readouterr().out.count("damaged") == 1
 
 
 def test_what_is_there_already_is_not_fetched_again_nor_called_downloaded(access, clock, sim, ended_job, capsys):
@@ -283,11 +276,7 @@ def test_a_file_is_right_whatever_another_process_does_with_it_meanwhile(other, 
 ], ids=lambda names: " ".join(names)[:20].encode("unicode_escape").decode())
 def test_a_name_that_cannot_be_here_or_is_taken_is_changed_and_told_and_stays_in_the_folder(names, clock, capsys):
     names = ["rescale.tar.gz", *names, "z"]
-    platform = Platform(files={f"fIle{number}": ("", b"%d" % number) for number in range(len(names))})
-    files = [a_file(f"fIle{number}", "", b"%d" % number) for number in range(len(names))]
-    platform.answers[f"jobs/{JOB_ID}/files/"] = a_list(
-        *({**file, "relativePath": name, "name": name} for file, name in zip(files, names)))
-    connect(platform)
+    connect(Platform(files={f"fIle{number}": (name, b"%d" % number) for number, name in enumerate(names)}))
     before = set(Path("..").rglob("*"))
     paths = rescale.job_download(PLATFORM, TOKEN, "job", JOB_ID)
     assert [path.read_bytes() for path in paths] == [b"%d" % number for number in range(len(names))]

@@ -32,7 +32,7 @@ import rescale_rest_api as rescale
 from in_memory import JOB_ID, KEY, PLATFORM, SUCCESS, TOKEN, Platform, a_file, a_list, connect, history
 
 ARCHIVE, OUTPUT, LOG = os.urandom(3000), b"1 2 3\n" * 100, b"[2026-01-02T03:04:05Z]: Exited with code 0\n"
-FILES = {"arChiv": ("rescale.tar.gz", ARCHIVE), "ouTput": ("sub/out.dat", OUTPUT), "loGloG": ("process_output.log", LOG)}
+FILES = {"arChiv": ("rescale.tar.gz", ARCHIVE), "ouTput": ("sub/x.dat", OUTPUT), "loGloG": ("process_output.log", LOG)}
 ACCESS = (PLATFORM, TOKEN)
 SETTINGS = ("user_included", "0", {}, "emerald", 1, 1, 1, "xDdRk")
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "20"))  # more of them for a night of hunting
@@ -71,7 +71,7 @@ TEXTS = [  # what is put into the place of honest values
     "../evil", "../../evil", "sub/../../evil", "/evil", "//evil", "a//b", "./x", "sub/..", "C:\\evil", "c:evil",
     "..\\evil", "\\\\host\\evil", "x/" * 2000 + "x", "y" * 300, "job", "rescale.tar.gz/x", ".arChiv.part", "con",
     "Completed", "Executing", "Stopping", "Failed", "abCdEf", "arChiv", "process_output.log", "shared/rescale.tar.gz",
-    "123456789", "-1", "1e999", "nan", "True", "sha512", "md5", "f" * 128, "0" * 32, f"Token {KEY}", KEY, "ht://[",
+    "123456789", "-1", "1e999", "nan", "True", "sha512", "f" * 128, "0" * 32, f"Token {KEY}", KEY, "ht://[",
     "2026-01-02T03:04:05Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-13-40T99:99:99Z", "?page=2",
     "https://evil.example/api/v2/jobs/?page=2", "?page=\ud800", "?%", "?page_size=&page=", "x\nimport os", "'''\nimport",
 ]

@@ -218,7 +218,7 @@ KILLED = {
 def test_no_archive_is_there_and_all_that_was_written_if_a_job_is_ended(case, run, platforms, tmp_path, monkeypatch):
     command, end = KILLED[case]
     for sim in platforms.values() if "walltime" in case else ():
-        monkeypatch.setattr(sim, "walltime_hour", 0.5)
+        monkeypatch.setattr(sim, "walltime_hour", 3.0)
     path = programs(tmp_path / "bin", gzip=': > "$HOME/ready"; sleep 60') if case == "while packing" else None
     nothing_lost(run(command, EVERYWHERE if case == "killed" else None, end=end, path=path), status=None)
 
@@ -238,12 +238,16 @@ def test_all_files_are_packed_and_removed(files, run):
     the_same(left, 0, SUCCESS, files)
 
 
+# What a command has said is in the log a moment later.
+HELLO = "echo hell''o; until grep -q 'hell[o]' process_output.log; do sleep 0.1; done; "
+
+
 @pytest.mark.parametrize(("end", "archive"), [("true", "rescale.tar.gz"), ("exit 3", "rescale_failed.tar.gz")])
 @pytest.mark.parametrize("taken", [False, True], ids=["as usual", "where files of that name are there"])
 def test_the_log_of_every_link_is_in_the_archive_under_the_jobs_name(taken, end, archive, run):
     earlier = {"me@before@1.log": b"earlier\n", **({"me@it's one@1.log": b"mine\n"} if taken else {})}
     inputs = [("rescale.tar.gz", archive_of(earlier), True)]
-    for one in run(f"echo hello; sleep 0.2; {end}", TWO, inputs=inputs, job_name="me@it's one@1").values():
+    for one in run(f"{HELLO}{end}", TWO, inputs=inputs, job_name="me@it's one@1").values():
         packed = files_in(one.job.work / archive)
         assert {**packed, **earlier} == packed
         (added,) = packed.keys() - earlier.keys()
@@ -356,14 +360,14 @@ def test_when_a_file_is_changed_while_it_is_packed_nothing_is_deleted_and_it_is_
 
 BACKGROUND = {  # and the status of the job
     "a solver": ("sh -c 'sleep 3; echo x' > late &", 1),
-    "a solver under nohup": ("nohup sh -c 'exec 3>> late; sleep 3' &\nsleep 0.5", 1),
+    "a solver under nohup": ("nohup sh -c 'exec 3>> late; sleep 3' &\nuntil [ -e late ]; do sleep 0.1; done", 1),
     "a solver in a folder": ("mkdir d; cd d; sleep 3 <> ../late &", 1),
     "a solver, and a failure": ("sleep 3 > late & exit 3", 3),
     "a solver, packed by the command": ("sleep 3 > late & tar -czf rescale.tar.gz rod.inp", 1),
     "tail -f": ("tail -f rod.inp &", 0),
     "what writes into the log": ("sleep 3 >> process_output.log &", 0),
     "what writes outside": ("sleep 3 > ../late &", 0),
-    "what writes into a deleted file": ("sleep 3 > late & sleep 0.2; rm late", 0),
+    "what writes into a deleted file": ("sleep 3 > late & until [ -e late ]; do sleep 0.1; done; rm late", 0),
 }
 
 

@@ -122,8 +122,7 @@ def test_a_download_onto_a_full_disk_goes_on_when_there_is_room(sim, access, end
             rescale.job_download(*access, "job", job_id)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    [part] = Path("job").iterdir()
-    asked, came = len(sim.requests), part.stat().st_size
+    asked, came = len(sim.requests), next(Path("job").iterdir()).stat().st_size
     assert 0 < came <= 500_000
     rescale.job_download(*access, "job", job_id)
     assert [(path.name, path.read_bytes()) for path in Path("job").iterdir()] == [("rescale.tar.gz", content)]
@@ -134,12 +133,12 @@ def test_a_download_onto_a_full_disk_goes_on_when_there_is_room(sim, access, end
 @pytest.mark.parametrize("encoding", ["ascii", "cp949", "cp437", "utf-8"])
 def test_what_the_terminal_cannot_show_is_shown_as_far_as_it_can(sim, edit, access, ended_job, monkeypatch, encoding):
     job_id = ended_job({"process_output.log": f"{LINE}\n".encode(), "rescale_failed.tar.gz": b""}, ("Completed", "no"))
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
-    monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setattr(sys, "stderr", err)
+    screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
     assert rescale._main(["monitor", job_id]) == 1
-    assert f"Job {job_id} : Completed".encode() in out.buffer.getvalue()
-    assert LINE.replace("\x1b", "\ufffd").encode(encoding, "replace") in err.buffer.getvalue()
+    for text in (f"Job {job_id} : Completed\n", LINE.replace("\x1b", "\ufffd")):
+        assert text.encode(encoding, "replace") in screen.buffer.getvalue()
 
 
 @pytest.mark.parametrize("screen", ["| head -n 1", "> /dev/full 2>&1", ">&- 2>&-"], ids=["a pipe", "full", "closed"])
@@ -156,8 +155,7 @@ def test_what_is_printed_goes_through_logging_without_keys_and_control_character
     logging.getLogger("rescale_rest_api").addHandler(logging.StreamHandler(seen))
     with pytest.raises(SystemExit), rescale.chain(test_main.THREE, SETTINGS, input_path="inputs", arguments=[]):
         raise rescale.RescaleError(f"{LINE} {sim.token}")
-    [log] = Path().glob("*.log")
-    for text in (seen.getvalue(), capsys.readouterr().err, log.read_text(encoding="utf-8")):
+    for text in (seen.getvalue(), capsys.readouterr().err, next(Path().glob("*.log")).read_text(encoding="utf-8")):
         assert LINE.replace("\x1b", "\ufffd") + " ***" in text
 
 
@@ -188,7 +186,5 @@ def test_progress_is_one_line_on_a_terminal_and_elsewhere_one_each_tenth(sim, ac
     shares = [int(share) for share in re.findall(line, text)]
     assert shares == sorted(shares)
     assert 5 <= len(shares) <= (1000 if terminal else 10)
-    last = ""
-    for part in text.split("\n")[0].split("\r"):
-        last = part + last[len(part):]  # as a terminal shows it
-    assert (last.rstrip() == "- field.bin uploaded") == terminal
+    parts = text.split("\n")[0].split("\r")  # each is written over the one before
+    assert (parts[-1] == "- field.bin uploaded", not parts[-2:-1] or parts[-2].isspace()) == (terminal, True)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -45,11 +44,11 @@ WAITS = 'until [ -e "$HOME/go" ]; do sleep 0.01; done\n'  # a command that lets 
 def hurry(folder, monkeypatch):
     """Let jobs pack at once; what they wait for is clocks of file systems that tick in seconds."""
     (folder / "tools").mkdir()
-    text = f'#!/bin/sh\n[ "$1" = 1 ] && set 0.02\nexec {shutil.which("sleep")} "$@"\n'
-    (folder / "tools" / "sleep").write_text(text)
+    (folder / "tools" / "sleep").write_text(
+        f'#!/bin/sh\n[ "$1" = 1 ] && set 0.02\nexec {shutil.which("sleep")} "$@"\n')
     (folder / "tools" / "sleep").chmod(0o755)
-    path = [str(folder / "tools"), str(Path(sys.executable).parent), os.environ["PATH"]]
-    monkeypatch.setenv("PATH", os.pathsep.join(path))
+    for path in (Path(sys.executable).parent, folder / "tools"):
+        monkeypatch.setenv("PATH", str(path), prepend=os.pathsep)
 
 
 @pytest.fixture
@@ -103,17 +102,12 @@ def running(sim: Simulator, number: int = 1, **more):
     return process
 
 
-# A rehearsal of what is shipped
-
-
 def test_as_shipped_it_is_rehearsed_and_every_hint_of_a_failure_is_a_rehearsal_that_works_when_pasted(edit):
     """Until the profile is there that only both steps reach."""
     edit()
     shutil.copy(ROOT / "main.py", "main.py")
     Path("tests").symlink_to(TESTS)
-
     done = paste("python tests/rescale_simulator.py --speed 0 --fail rod2 main.py")
-
     assert (done.returncode, "will be downloaded" in done.stdout) == (1, False), done.stderr
     hints = re.findall(r": +(\S*python\S* .*)", done.stderr)
     assert [hint.split()[-2] for hint in hints] == ["download", "--repeat"]
@@ -121,8 +115,6 @@ def test_as_shipped_it_is_rehearsed_and_every_hint_of_a_failure_is_a_rehearsal_t
         assert "rescale_simulator.py" in hint
         again = paste(hint)
         assert again.returncode == 0, again.stderr
-    with tarfile.open("rescale.tar.gz") as tar:
-        assert sorted(tar.getnames()) == ["rod.inp", "rod.py"]
     names = [f"{USER}@{batch}@{started_ats()[0]}" for batch in rows(again.stdout)]
     assert {path.name for path in Path().glob("[!.]*@*")} == {
         names[1], f"{names[0]}.log", f"{names[1]}.{rows(done.stdout)['rod2'][0]}",
@@ -130,9 +122,6 @@ def test_as_shipped_it_is_rehearsed_and_every_hint_of_a_failure_is_a_rehearsal_t
     with tarfile.open(f"{names[1]}/rescale.tar.gz") as tar:
         tar.extract("./temperature.csv", "unpacked")
     assert profile_error(Path("unpacked/temperature.csv")) < TOLERANCE
-
-
-# What is started, and what not
 
 
 @pytest.mark.parametrize(("state", "then", "how"), [
@@ -164,9 +153,7 @@ def test_beside_an_unfinished_chain_nothing_is_started_until_new_says_so(edit, s
     [name] = [path.stem for path in Path().glob("*@one@*.log")]
     started, before, at = of(sim), posts(sim), name.split("@")[2]
     sim.on_request = None
-
     status, out, err = run(**then)
-
     assert (of(sim), posts(sim)) == (started, before)
     assert {path.stem for path in Path().glob("[!.]*@*@*") if "@one@" in path.name} == {name}  # no trace of another
     assert at in out + err
@@ -187,7 +174,7 @@ def test_beside_what_is_no_unfinished_chain_another_one_is_started(edit, sim, th
         assert run()[0] == (1 if sim.fail else 0)
     else:
         at = "20260101-000000"
-        lookalikes = (f"one@{at} (copy)", f"one@{at}.sync-conflict-20260102-101010-ABC", "one@20260101", f"one@{at}_old",
+        lookalikes = (f"one@{at} (copy)", f"one@{at}.sync-conflict-20260102-ABC", "one@20260101", f"one@{at}_old",
                       f"one@fine@{at}", f"One@{at}", f"four@{at}")
         for name in [f"one@{at}"] if there == "another account's" else lookalikes:
             Path(f"{USER}@{name}.job").write_text("abcXYZ\n")
@@ -305,9 +292,6 @@ def test_help_tells_of_every_option_and_what_the_exit_statuses_mean(edit, sim):
     assert [option for option in options if option not in (ROOT / "main.py").read_text() and option != "--new"] == []
 
 
-# Mistakes at the keyboard
-
-
 @pytest.mark.parametrize(("arguments", "batches"), [
     (["--restart"], THREE), (["one"], THREE), (["--new", "--resume"], THREE), (["--from", "one"], THREE),
     ([], [THREE[0], THREE[0]]), ([], [THREE[0], ("One", "true")]), ([], []), ([], [("a/b", "true")]),
@@ -318,22 +302,16 @@ def test_wrong_usage_is_told_with_2_before_anything_is_sent_or_written(arguments
     edit(batches=batches)
     files = here()
     status, _, err = run(*arguments)
-    assert status == 2
+    assert (status, sim.requests, here()) == (2, [], files)
     assert "main.py" in err or "batch" in err or "interactive" in err
-    assert (sim.requests, here()) == ([], files)
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which root cannot write")
 @pytest.mark.parametrize("option", ["", "--check"], ids=["plain", "check"])
 @pytest.mark.parametrize("fault", ["read-only", "full"])
 def test_a_folder_that_cannot_be_written_is_told_with_2_before_anything_is_sent(edit, sim, fault, option):
-    script = shlex.quote(str(edit() / "main.py"))
-    if fault == "read-only":
-        there = Path("/proc")  # where root cannot write either
-        if not there.is_dir():
-            pytest.skip("no /proc there")
-        done = paste(f"python {script} {option}", cwd=there)
-    else:  # files may have no more than this, which is what a full disk comes to
-        done = paste(f"ulimit -f 1; python -B {script} {option}")
+    # Where root cannot write either; or files may have no more than 1 KB, which is what a full disk comes to.
+    done = paste(f"{'cd /proc' if fault == 'read-only' else 'ulimit -f 1'}; python -B {edit() / 'main.py'} {option}")
     assert (done.returncode, sim.requests) == (2, []), done.stderr
     assert ("cannot be written" in done.stderr, "Traceback" in done.stderr) == (True, False)
 
@@ -345,8 +323,7 @@ def test_a_folder_that_cannot_be_written_is_told_with_2_before_anything_is_sent(
     ({}, {"code_name": "abacus"}, ["abacus", "abaqus"]),
     ({}, {"input_path": "no such folder"}, ["no such folder"]),
     ({}, {"walltime": "an hour"}, ["walltime", "an hour"]),
-    ({}, {"license_info": "27000@host"}, ["license_info", "27000@host"]),
-], ids=["no token", "wrong token", "http", "unknown tile", "unknown folder", "walltime", "license_info"])
+], ids=["no token", "wrong token", "http", "unknown tile", "unknown folder", "walltime"])
 def test_a_mistake_is_told_in_one_message_before_anything_is_uploaded(variables, sections, words, edit, sim):
     edit(**sections)
     status, _, err = run(**variables)
@@ -361,8 +338,8 @@ def test_a_mistake_is_told_in_one_message_before_anything_is_uploaded(variables,
 ], ids=["a slip is an ordinary traceback", "requests is not installed", "the library is not beside it"])
 def test_what_is_wrong_with_the_script_itself_is_told_and_starts_nothing(edit, sim, slip, words):
     if slip == "a name":
-        text = Path("main.py").read_text(encoding="utf-8")
-        Path("main.py").write_text(text.replace("link.job_id = rescale", "link.job = rescale.no_such"), encoding="utf-8")
+        text = Path("main.py").read_text(encoding="utf-8").replace("rescale.job_setup", "rescale.no_such")
+        Path("main.py").write_text(text, encoding="utf-8")
     if slip == "the library":
         Path("rescale_rest_api.py").unlink()
     done = paste(f"python {'-S' if slip == 'requests' else ''} main.py")
@@ -370,12 +347,9 @@ def test_what_is_wrong_with_the_script_itself_is_told_and_starts_nothing(edit, s
     assert re.search(words, done.stderr.replace(f"{Path.cwd()}/", ""), re.S)
 
 
-# What is told, and to whom
-
-
 @pytest.mark.parametrize("gone", ["nothing", "the .job files", "the folder"])
 def test_after_ctrl_c_the_job_is_named_that_costs_money_and_the_command_that_stops_it_works(edit, sim, tmp_path, gone):
-    folder = edit(batches=[("one", WAITS)], at_end=f"touch {shlex.quote(str(tmp_path / 'ended'))}")
+    folder = edit(batches=[("one", WAITS)], at_end=f"touch {tmp_path / 'ended'}")
     library = shutil.copy("rescale_rest_api.py", tmp_path / "kept.py")
     process, [job_id] = running(sim), sim.starts
     if gone == "the folder":
@@ -395,7 +369,6 @@ def test_after_ctrl_c_the_job_is_named_that_costs_money_and_the_command_that_sto
 def test_the_log_has_every_line_with_its_local_time_and_ends_with_the_next_command(edit, sim):
     edit(batches=[("정적", "echo fine"), ("two", "echo no licence >&2; exit 3")])
     status, out, err = run()
-    assert status == 1
     [log] = Path().glob("*@정적@*.log")
     text = log.read_text(encoding="utf-8")
     lines = [re.fullmatch(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) {0,2}(.*)", line).groups() for line in text.splitlines()]
@@ -405,14 +378,14 @@ def test_the_log_has_every_line_with_its_local_time_and_ends_with_the_next_comma
     words = (f"rescale_rest_api {rescale.__version__}: main.py", "2 of 2: two", "exit code 3", "no licence")
     assert [word for word in words if not any(word in line for line in said)] == []
     assert rows("\n".join(said))["two"][1] == "FAILED (exit code 3)"
-    assert said[-1].endswith(f"python main.py --repeat {began}")
-    assert sim.token not in text
+    assert (status, said[-1].endswith(f"python main.py --repeat {began}"), sim.token in text) == (1, True, False)
 
 
 @pytest.mark.parametrize(("fails", "then"), [(False, "true"), (True, "true"), (False, "exit 4"), (True, "sleep 60")],
                          ids=["success", "failure", "success, and it fails itself", "failure, and it hangs"])
 def test_at_end_runs_after_success_and_failure_without_the_key_and_changes_nothing(edit, sim, fails, then):
-    edit(batches=[("one", "exit 3" if fails else "true")], at_end=f'env > ended; echo "$CHAIN_SUMMARY" > summary; {then}')
+    at_end = f'env > ended; echo "$CHAIN_SUMMARY" > summary; {then}'
+    edit(batches=[("one", "exit 3" if fails else "true")], at_end=at_end)
     status, out, err = run(constants={"AT_END_TIMEOUT": 0.5})
     variables = dict(line.split("=", 1) for line in Path("ended").read_text().splitlines() if "=" in line)
     [name] = [path.stem for path in Path().glob("*.job")]
