@@ -1701,18 +1701,20 @@ class Chain:
     def first_to_repeat(self, batch_name: str | None) -> int | None:
         """Which link --repeat begins with: the one that --from names, else the one that has failed, if one has."""
         access, number = (self.rescale_platform, self.my_token), self.done()
-        names = [link.batch_name for link in self.links if link.job_id]
+        names = [link.batch_name for link in self.links if link.job_id or (link.previous and link.previous.job_id)]
         if batch_name is not None:
             if batch_name not in names:
-                raise RescaleError(f"--from {batch_name}: of this chain these have jobs: {', '.join(names) or 'none'}")
+                raise RescaleError(f"--from {batch_name}: this chain has come to: {', '.join(names) or 'no job'}")
             number = [link.batch_name for link in self.links].index(batch_name)
         jobs = [link.job_id for link in self.links[number:] if link.job_id]
         running = [job_id for job_id in jobs if not _has(_statuses(access, job_id), ENDED)]
         if running and batch_name is not None:
             raise RescaleError(f"job {running[0]} has not ended; to stop it: {_command('stop', running[0])}")
-        if not jobs or running:
+        if running or (batch_name is None and not jobs):
             return None
-        if batch_name is None and _ended(access, jobs[0]).outcome == "succeeded":
+        if batch_name is None and _ended(access, str(jobs[0])).outcome == "succeeded":
+            if number + 1 < len(self.links):
+                return number + 1  # it has no job yet
             _say("- no job has failed, so none is repeated; to repeat one all the same: --repeat --from BATCH")
             return None
         return number
@@ -1720,7 +1722,7 @@ class Chain:
     def repeat(self, number: int) -> None:
         """Prepare new jobs for a link and all behind it: from here on whatever is killed is only resumed."""
         link, old = self.links[number], [link.job_id for link in self.links[number:] if link.job_id]
-        _say(f"- from {link.batch_name} on new jobs take the place of {', '.join(old)}")
+        _say(f"- new jobs from {link.batch_name} on" + (f"; they replace {', '.join(old)}" if old else ""))
         changed, gone = self.changes(link)
         for other in self.links[number:]:
             self.inputs.pop(other.batch_name, None)

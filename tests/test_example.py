@@ -142,7 +142,8 @@ def test_a_restart_file_that_is_not_right_and_a_case_without_sense_are_refused(s
 def test_a_killed_step_has_shown_its_progress_and_leaves_no_restart_file(case):
     change_case(case, cells="40", time_step="0.01")  # some seconds long
     command = [sys.executable, "rod.py", "rod.inp", "--step", "1"]
-    with subprocess.Popen(command, cwd=case, stdout=subprocess.PIPE, text=True) as process:
+    variables = {"PYTHONUNBUFFERED": ""}
+    with subprocess.Popen(command, cwd=case, stdout=subprocess.PIPE, text=True, env=variables) as process:
         assert [process.stdout.readline()[:13] for _ in "12"][1] == "t =   120.0 s"
         process.kill()
     assert names(case) == INPUTS
@@ -150,8 +151,7 @@ def test_a_killed_step_has_shown_its_progress_and_leaves_no_restart_file(case):
 
 def test_a_full_disk_leaves_the_earlier_files_whole(after_step_1):
     resource = pytest.importorskip("resource")
-    before = (after_step_1 / "rod.restart").read_bytes()
-    limit = (len(before) // 2, len(before) // 2)
+    before = {path.name: path.read_bytes() for path in after_step_1.iterdir()}
+    limit = (len(before["rod.restart"]) // 2,) * 2
     solve(after_step_1, 1, status=1, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
-    assert (after_step_1 / "rod.restart").read_bytes() == before
-    assert names(after_step_1) == {*INPUTS, "rod.restart", "temperature.svg"}
+    assert {path.name: path.read_bytes() for path in after_step_1.iterdir()} == before

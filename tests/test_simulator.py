@@ -3,7 +3,6 @@ refuses, how it misbehaves, and the command that rehearses."""
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import io
 import os
@@ -29,7 +28,6 @@ from rescale_simulator import FAULTS, LOG, Fault, Simulator
 HARDWARE = {"coreType": "emerald", "coresPerSlot": 2, "slots": 1, "walltime": 1}
 TILE = {"analysis": {"code": "user_included", "version": "0"}, "command": "true", "hardware": HARDWARE}
 UNTIL_GO = "\necho $$ > pid.txt; until [ -e $HOME/go ]; do sleep 0.02; done\n"
-BROKEN = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
 
 
 class Api(requests.Session):
@@ -95,21 +93,19 @@ def tar_gz(**members):
 # The platform
 
 
-def test_without_the_last_slash_a_get_is_redirected_and_a_post_does_nothing(sim, api):
-    answer = api.get("coretypes?page_size=3", allow_redirects=False)
-    assert (answer.status_code, answer.headers["Location"]) == (301, "/api/v2/coretypes/?page_size=3")
-    assert api.post(f"jobs/{api.create('true')}/submit").status_code == 404
-    assert sim.starts == {}
-
-
-def test_a_connection_serves_many_requests_even_after_refused_uploads(sim):
+def test_a_post_that_is_refused_does_nothing_and_the_connection_goes_on(sim, api):
+    job_id = api.create("true")
     connection = http.client.HTTPConnection("127.0.0.1", sim.port, timeout=10)
     connection.connect()
     wire = connection.sock
-    for path, token, status in (("files/contents/", "wrong", 401), ("jobs/", sim.token, 415), ("none/", "wrong", 401)):
+    for path, token, status in (("files/contents/", "wrong", 401), ("jobs/", sim.token, 415), ("none/", "wrong", 401),
+                                (f"jobs/{job_id}/submit", sim.token, 404)):  # without the last slash
         connection.request("POST", "/api/v2/" + path, b"x" * 300_000, {"Authorization": f"Token {token}"})
         answer = connection.getresponse()
         assert (answer.status, bool(answer.read()), connection.sock) == (status, True, wire)
+    assert (len(sim.jobs), sim.files, sim.starts) == (1, {}, {})
+    answer = api.get("coretypes?page_size=3", allow_redirects=False)
+    assert (answer.status_code, answer.headers["Location"]) == (301, "/api/v2/coretypes/?page_size=3")
 
 
 @pytest.mark.parametrize(("error", "misspell"), [
@@ -123,10 +119,8 @@ def test_what_is_misspelt_is_an_error(sim, error, misspell):
         misspell(sim)
 
 
-def test_what_is_no_whole_upload_leaves_nothing(sim, api):
-    for field, name in (("file", ".."), ("other", "a.txt")):
-        answer = api.post("files/contents/", files={field: (name, b"a" * 100)})
-        assert (answer.status_code, list(answer.json())) == (400, ["file"])
+def test_an_upload_that_breaks_off_or_has_no_file_leaves_nothing(sim, api):
+    assert list(api.post("files/contents/", files={"other": ("a.txt", b"a" * 100)}).json()) == ["file"]
     head = (f"POST /api/v2/files/contents/ HTTP/1.1\r\nHost: x\r\nAuthorization: Token {sim.token}\r\n"
             "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000000\r\n\r\n"
             '--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n')
@@ -145,28 +139,23 @@ def test_lines_of_an_upload_and_of_an_output_keep_their_ends(api, start):
         assert api.get(f"files/{id}/lines/").status_code == 404
 
 
-def tile(**changes):
-    return {"jobanalyses": [TILE, {**TILE, **changes}]}
-
-
-def hardware(**changes):
-    return tile(hardware={**HARDWARE, **changes})
+def tile(hardware=(), **changes):
+    return {"jobanalyses": [TILE, {**TILE, "hardware": {**HARDWARE, **dict(hardware)}, **changes}]}
 
 
 @pytest.mark.parametrize(("body", "where"), [
     ({"name": ""}, "name"), ({"jobanalyses": []}, "jobanalyses"), ({"projectId": "nOnE"}, "projectId"),
-    (tile(analysis={"code": "nastran"}), "analysis code"),
+    (tile(analysis={"code": "nastran"}), "analysis code"), (tile(command=" \n"), "command"),
     (tile(analysis={"code": "abaqus", "version": "6.1"}, command="interactive"), "analysis version"),
-    (tile(command=" \n"), "command"),
     (tile(analysis={"code": "abaqus"}, command="abaqus job=x"), "command"),
     (tile(analysis={"code": "abaqus"}, command="abaqus job=x", flags={"igCv": True}), None),
-    (tile(hardware=None), "hardware coreType"), (hardware(coreType="marble"), "hardware coreType"),
-    (hardware(coresPerSlot=40), "hardware coresPerSlot"), (hardware(coresPerSlot="72", walltime="3"), None),
-    (hardware(slots=0), "hardware slots"), (hardware(walltime=49), "hardware walltime"),
-    (hardware(walltime=0), "hardware walltime"), (hardware(walltime=None), None),
-    (hardware(coreType="jade", coresPerSlot=4, walltime=None), "hardware walltime"),
+    (tile({"coreType": None}), "hardware coreType"), (tile({"coreType": "marble"}), "hardware coreType"),
+    (tile({"coresPerSlot": 40}), "hardware coresPerSlot"), (tile({"coresPerSlot": "72", "walltime": "3"}), None),
+    (tile({"slots": 0}), "hardware slots"), (tile({"walltime": 49}), "hardware walltime"),
+    (tile({"walltime": 0}), "hardware walltime"), (tile({"walltime": None}), None),
+    (tile({"coreType": "jade", "coresPerSlot": 4, "walltime": None}), "hardware walltime"),
     (tile(inputFiles=[{"id": "dElEtE"}]), "inputFiles 0 id"), (tile(envVars={"A": 1}), "envVars"),
-])
+], ids=str)
 def test_what_the_platform_would_refuse_is_400_with_the_place_of_the_error(sim, api, body, where):
     sim.files["dElEtE"] = rescale_simulator.File(is_uploaded=True, is_deleted=True)
     answer = api.post("jobs/", json={"name": "job", "jobanalyses": [TILE], **body})
@@ -186,13 +175,12 @@ def test_a_fault_leaves_nothing_done_or_all(sim, api, name):
     done = name in ("reset_after", "reset_midway", "timeout_after", "503_after", "html_after", "truncated", "corrupt")
     try:
         answer = api.post("jobs/", json={"name": "x", "jobanalyses": [TILE]}, allow_redirects=False)
-    except BROKEN:
+    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
         assert re.match("reset|timeout|refused", name)
     else:
-        told = {"Retry-After": answer.headers.get("Retry-After"), "Location": answer.headers.get("Location")}
-        right = {"throttled": "7", "redirect": "http://evil.example/"}.get(name)
-        assert (answer.status_code, [value for value in told.values() if value]) == (status, [right] * bool(right))
-        assert not re.fullmatch(r'\{"(?!detail).*\}\s*', answer.text), "that would be a whole answer"
+        told = [answer.headers[key] for key in ("Retry-After", "Location") if key in answer.headers]
+        assert told == [{"throttled": "7", "redirect": "http://evil.example/"}[name]] if told else answer.text
+        assert (answer.status_code, "dateInserted" in answer.text) == (status, name == "corrupt")
     if name == "refused":
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", sim.port)).close()
@@ -202,27 +190,14 @@ def test_a_fault_leaves_nothing_done_or_all(sim, api, name):
     assert api.get("users/me/").status_code == 200
 
 
-def test_a_flaky_network_hits_the_same_requests_again(tmp_path):
-    struck = []
-    for _ in range(2):
-        with Simulator(tmp_path, speed=0, flaky=0.3, seed=7) as sim:
-            for _ in range(30):
-                with contextlib.suppress(BROKEN):
-                    requests.get(sim.url, timeout=10)
-            struck.append([record.fault for record in sim.requests])
-    assert struck[0] == struck[1]
-    assert 12 < struck[0].count(None) < 30
-
-
 # Its jobs
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    pytest.param(tar_gz(**{"../../evil": b"evil"}), b"outside of the work folder", id="leaves the folder"),
-    pytest.param(tar_gz(up=(tarfile.SYMTYPE, "../.."), **{"up/evil": b"evil"}), b"outside of the work folder",
-                 id="leaves it over a link"),
-    pytest.param(tar_gz(a=os.urandom(100_000))[:5000], b"Input file a.tar.gz", id="is damaged"),
-])
+    (tar_gz(**{"../../evil": b"evil"}), b"outside of the work folder"),
+    (tar_gz(up=(tarfile.SYMTYPE, "../.."), **{"up/evil": b"evil"}), b"outside of the work folder"),
+    (tar_gz(a=os.urandom(100_000))[:5000], b"Input file a.tar.gz"),
+], ids=["leaves the folder", "leaves it over a link", "is damaged"])
 def test_an_archive_that_cannot_be_unpacked_fails_the_job(sim, api, start, content, message):
     sim.unpacks_links = "kept"
     job = start("touch ran", files=[("a.tar.gz", content)])
@@ -239,19 +214,15 @@ def test_links_in_an_archive_come_out_broken_or_are_kept(sim, api, start, how, s
     assert (left["soft"], left["hard"]) == (soft, hard)
 
 
-def test_the_log_has_a_frame_around_each_tile_up_to_the_first_that_fails_and_nothing_of_this_computer(
-    sim, api, start, monkeypatch
-):
-    monkeypatch.setenv("SECRET", "of the host")
+def test_the_log_has_a_frame_around_each_tile_up_to_one_that_fails_and_nothing_of_this_computer(sim, api, start):
     sim.shared_work = True
-    job = start("echo one >&2\nprintf $SECRET$RESCALE_JOB_ID", "printf '\\377\\n'; false", "touch never")
+    job = start("echo one >&2\nprintf $USERPROFILE$RESCALE_JOB_ID", "printf '\\377\\n'; false", "touch never")
     outputs, where = api.outputs(job.id), f", Working dir: {job.work / 'shared'}.  Process output follows:"
     assert set(outputs) == {LOG}, "it is in work, not in work/shared"
     log = re.sub(r"(?m)^\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\]: ", "> ", outputs[LOG].decode("latin1"))
     assert log.splitlines() == [
-        "> Launching echo one >&2", f"> printf $SECRET$RESCALE_JOB_ID{where}", "> one", f"> {job.id}",
-        "> Exited with code 0", "> ", f"> Launching printf '\\377\\n'; false{where}", "> ÿ", "> Exited with code 1", "> ",
-    ]
+        "> Launching echo one >&2", f"> printf $USERPROFILE$RESCALE_JOB_ID{where}", "> one", f"> {job.id}",
+        "> Exited with code 0", "> ", f"> Launching printf '\\377\\n'; false{where}", "> ÿ", "> Exited with code 1", "> "]
 
 
 @pytest.mark.parametrize("how", ["stop", "force_stop", "walltime", "close"])
@@ -286,7 +257,7 @@ def test_rescalepy_works_against_it_unchanged(sim, tmp_path, monkeypatch):
     monkeypatch.setattr(rescalepy.client, "ENDPOINT", sim.url + "/api/v2/")
     client = rescalepy.Client(api_token=sim.token)
     Path("in.txt").write_text("hello\n")
-    job_id = client.create_job("job", "user_included", [Path("in.txt")], "tr a-z A-Z < in.txt > out.txt", core_type=None)
+    job_id = client.create_job("x", "user_included", [Path("in.txt")], "tr a-z A-Z < in.txt > out.txt", core_type=None)
     assert client.submit_job(job_id)
     client.wait_for_job(job_id, interval=0.05)
     assert client.list_job_results(job_id)[0]["id"] == "1"
@@ -317,21 +288,20 @@ except KeyboardInterrupt:
 print("reason:", last["statusReason"])
 """
 ECHO, WAIT = (f"COMMAND = {command!r}" + RUN_ONE_JOB for command in ("echo x > out.txt", UNTIL_GO))
-# The guide's calls, by position, of a user who looks himself for jobs that are there.
-GUIDE = """
-import os, time, types
-from pathlib import Path
+GUIDE = f"""  # a user's own script, with the guide's calls, by position
+import os, pathlib, time, types
 import rescale_rest_api as rescale
-steps = {"sleep": lambda seconds: time.sleep(seconds / 100), "monotonic": lambda: 100 * time.monotonic()}
-rescale.time = types.SimpleNamespace(**{**vars(time), **steps})
-access, job_id = rescale.platform_my_token(), None
-for job_name, command in (("one", COMMAND + "echo one >> steps.txt"), ("two", "echo two >> steps.txt")):
-    if not Path(job_name + ".job").exists():
+faster = dict(sleep=lambda seconds: time.sleep(seconds / 100), monotonic=lambda: 100 * time.monotonic())
+rescale.time = types.SimpleNamespace(**dict(vars(time), **faster))
+access, job_id, settings = rescale.platform_my_token(), None, ("abaqus", "1999", dict(), "mine", 1, 1, 1, None)
+for job_name, command in (("one", {UNTIL_GO!r} + "echo one >> steps.txt"), ("two", "echo two >> steps.txt")):
+    job_file = pathlib.Path(job_name + ".job")
+    if not job_file.exists():
         inputfiles_list = (rescale.file_previous_job(*access, job_id) if job_id else
                            rescale.upload_local_files(*access, rescale.create_tar_gz()))
-        job_id = rescale.job_setup(*access, job_name, command, "abaqus", "1999", {}, "mine", 1, 1, 1, None, inputfiles_list)
+        job_id = rescale.job_setup(*access, job_name, command, *settings, inputfiles_list)
         rescale.job_submit(*access, job_name, job_id)
-    job_id = Path(job_name + ".job").read_text().strip()
+    job_id = job_file.read_text().strip()
     print(job_id, os.getpid(), "is watched", flush=True)
     rescale.job_monitor(*access, job_id)
 rescale.job_download(*access, job_name, job_id)
@@ -353,8 +323,9 @@ def launch(clean_surroundings, monkeypatch):
         return launched[-1]
 
     yield go
-    for process in launched:
-        process.kill()
+    for process in launched:  # with its jobs
+        process.terminate()
+        process.communicate(timeout=20)
 
 
 def end(process, status=0):
@@ -426,7 +397,7 @@ def test_a_program_that_is_not_installed_is_explained_and_can_be_stood_in_for(la
     out, err = end(launch("--folder", "r", script=script))
     assert ("reason: A run failed" in out, "abaqus_of_nowhere is not installed" in err) == (True, True)
     told = shlex.split(re.search(r": +(\S*python.*)", err)[1])
-    assert told[3:] == ["0", "--folder", "r", "--stand-in", "abaqus_of_nowhere=./fake_abaqus_of_nowhere.sh", "script.py"]
+    assert told[-2:] == ["abaqus_of_nowhere=./fake_abaqus_of_nowhere.sh", "script.py"]
     Path("fake_abaqus_of_nowhere.sh").write_text("#!/bin/sh\necho stand-in $@\n")
     assert "chmod +x" in end(launch(line=told), 2)[1]
     Path("fake_abaqus_of_nowhere.sh").chmod(0o755)
@@ -470,7 +441,7 @@ def test_of_two_that_start_at_once_one_serves_and_stays_until_the_other_has_ende
     assert len(set(roots)) == 1
     first_lines = [process.stderr.readline() for process in both]
     assert sorted("Joined" in line for line in first_lines) == [False, True]
-    (server, id), (guest, guest_id) = sorted(zip(both, ids), key=lambda one: "Joined" in first_lines[both.index(one[0])])
+    (_, id, server), (_, guest_id, guest) = sorted(zip(["Joined" in line for line in first_lines], ids, both))
     (job_folder(id) / "go").touch()
     line_with("Another script", server.stderr)
     (job_folder(guest_id) / "go").touch()
@@ -489,7 +460,7 @@ def test_an_address_where_the_simulator_of_the_folder_does_not_answer_is_not_joi
 def test_after_kill_9_of_a_users_script_its_jobs_run_on_and_resume_joins_them(launch, options):
     shutil.copy(rescale_rest_api.__file__, "rescale_rest_api.py")
     Path("steps.txt").write_text("zero\n")
-    rehearsal = launch(*options, script=f"COMMAND = {UNTIL_GO!r}" + GUIDE)
+    rehearsal = launch(*options, script=GUIDE)
     job_id, pid = line_with(r"(\w+) (\d+) is watched", rehearsal.stdout).groups()
     folder = job_folder(job_id)
     os.kill(int(pid), signal.SIGKILL)
