@@ -16,13 +16,16 @@ A stored file                   comes as it is stored, however it is labelled, a
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import os
+import re
 import ssl
 import sys
 import time
 from email.utils import formatdate
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import requests
@@ -35,14 +38,10 @@ from rescale_simulator import Handler
 from two_jobs import Watch, assert_right, copy_scripts, run_here
 
 SETTINGS = ("user_included", "0", {}, "emerald", 1, 1, 1, "xDdRk")
-FAULTS = {  # of every request
-    "refused": {"seconds": 0.05}, "reset_before": {}, "throttled": {"retry_after": "4"}, "503": {}, "html": {},
-    "truncated": {},
-}
-HIDING = {  # of those that do something, which these hide
-    "reset_after": {}, "timeout_before": {"seconds": 1}, "timeout_after": {"seconds": 1}, "503_after": {},
-    "html_after": {}, "redirect": {}, "late": {"seconds": 0.02},
-}
+FAULTS = ("refused", "reset_before", "throttled", "503", "html", "truncated")  # of every request
+# Of those that do something, which these hide.
+HIDING = ("reset_after", "timeout_before", "timeout_after", "503_after", "html_after", "redirect", "late")
+SECONDS = {"refused": 0.05, "timeout_before": 1, "timeout_after": 1, "late": 0.02}
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ def chain(sim, access, clock, monkeypatch):
         for kept in (sim.jobs, sim.starts, sim.faults):
             kept.clear()
         clock.speed = 40 if fault == "refused" else 0  # a port that is closed is so in real time
-        watch = Watch(sim, at, fault, **{**FAULTS, **HIDING}[fault])
+        watch = Watch(sim, at, fault, seconds=SECONDS.get(fault), retry_after="4")
         assert run_here("--new") == 0
         assert_right(sim, max(Path().rglob("*/rescale.tar.gz"), key=lambda path: path.stat().st_mtime_ns))
         assert not watch.left, f"{fault} did not strike"
@@ -71,7 +70,6 @@ def chain(sim, access, clock, monkeypatch):
 @pytest.fixture
 def names(chain, recorded=[]):  # noqa: B006  # one run for all tests
     recorded[:] = recorded or chain()
-    assert len(recorded) > 25
     return recorded
 
 
@@ -83,13 +81,13 @@ def test_a_chain_ends_right_whatever_request_fails_once(fault, part, chain, name
 
 @pytest.mark.parametrize("fault", HIDING)
 def test_a_chain_ends_right_if_it_is_unclear_whether_a_request_was_heard(fault, chain, names):
-    names = [name for name in names if ": POST" in name]
-    assert len(names) == 5
-    chain(names, fault)
+    posts = [name for name in names if ": POST" in name]
+    assert (len(posts), len(names) > 25) == (5, True)
+    chain(posts, fault)
 
 
 @pytest.mark.parametrize("quirks", [
-    {"flaky": 0.33, "seed": 1}, {"flaky": 0.33, "seed": 2}, {"flaky": 0.5, "seed": 3}, {"upload_lag": 3}, {"size_lag": 3},
+    {"flaky": 0.33, "seed": 1}, {"flaky": 0.33, "seed": 2}, {"flaky": 0.5, "seed": 3}, {"upload_lag": 3, "size_lag": 3},
     {"page_size_cap": 100, "next_without_slash": True}, {"page_size_cap": 100, "next_drops_query": True},
     {"page_size_cap": 100, "empty_last_page": True}, {"contents_redirect": True}, {"shared_work": True},
     {"timeline": ("Pending", "Queued", "Started", "Executing", "Pending", "Queued", "Executing")},
@@ -101,14 +99,13 @@ def test_a_chain_ends_right_in_every_way_that_a_platform_may_have(quirks, chain,
     chain()
 
 
-def test_every_request_has_both_timeouts(chain, sim, monkeypatch):
+def test_every_request_has_both_timeouts(chain, sim):
     """Without the one for connecting, a firewall that drops packets would hold a chain for ever."""
-    timeouts, send = [], requests.adapters.HTTPAdapter.send
-    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", lambda *args, **options: (
-        timeouts.append(options["timeout"]), send(*args, **options))[1])
-    chain()
-    assert len(timeouts) == len(sim.requests)
-    assert all(0 < connect <= 60 and 0 < read <= 3600 for connect, read in timeouts)
+    adapter = requests.adapters.HTTPAdapter
+    with mock.patch.object(adapter, "send", autospec=True, side_effect=adapter.send) as send:
+        chain()
+    assert send.call_count == len(sim.requests)
+    assert all(0 < seconds <= 600 for call in send.call_args_list for seconds in call.kwargs["timeout"])
 
 
 @pytest.fixture
@@ -124,23 +121,15 @@ def set_up(platform=PLATFORM, token=TOKEN):
     return rescale.job_setup(platform, token, "job", "true", *SETTINGS, [])
 
 
-def upload():
-    Path("beam.inp").write_text("*HEADING\n")
-    return rescale.upload_local_files(PLATFORM, TOKEN, "beam.inp")
-
-
 def begin():
     with rescale.chain([("one", "true")], SETTINGS, arguments=[]):
         pytest.fail("it has begun")
 
 
 CALLS = {
-    "upload_local_files": upload, "job_setup": set_up,
-    "job_submit": lambda: rescale.job_submit(PLATFORM, TOKEN, "job", JOB_ID),
-    "job_monitor": lambda: rescale.job_monitor(PLATFORM, TOKEN, JOB_ID),
-    "job_download": lambda: rescale.job_download(PLATFORM, TOKEN, "job", JOB_ID),
-    "file_previous_job": lambda: rescale.file_previous_job(PLATFORM, TOKEN, JOB_ID),
-    "job_stop": lambda: rescale.job_stop(PLATFORM, TOKEN, JOB_ID),
+    "job_setup": set_up, "upload_local_files": lambda: rescale.upload_local_files(PLATFORM, TOKEN, __file__),
+    **{name: functools.partial(getattr(rescale, name), PLATFORM, TOKEN, *more, JOB_ID) for name, *more in (
+        ["job_submit", "job"], ["job_monitor"], ["job_download", "job"], ["file_previous_job"], ["job_stop"])},
 }
 HTML = {"Content-Type": "text/html"}
 
@@ -165,8 +154,7 @@ def test_a_request_is_repeated_when_the_platform_asks_for_it(ahead, idle, capsys
     connect(answer)
     set_up()
     assert steps(asked_at) == [5, 300, 1500]
-    assert "platform.example" in (told := capsys.readouterr().out)
-    assert "429" in told
+    assert re.search(r"platform\.example.*429", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("value", "seconds"), [
@@ -189,10 +177,8 @@ def test_a_call_gives_up_after_ever_longer_pauses_with_the_words_of_the_server(c
     assert "503: Maintenance until 14:00 UTC" in str(error.value) + capsys.readouterr().err
     assert least <= idle.now <= most
     waits = steps(asked_at)
-    assert waits[0] < 3
     assert waits[:5] == sorted(set(waits[:5]))
-    assert max(waits) < 80
-    assert len(asked_at) < 25
+    assert waits[0] < 3 < max(waits) < 80
 
 
 @pytest.mark.parametrize(("seconds", "call", "lines"), [
@@ -215,9 +201,7 @@ def test_an_outage_is_told_when_it_begins_now_and_then_and_when_it_is_over(secon
     (404, b"<html>Not found</html>", HTML), (404, b"\xff\xfe\x00", {"Content-Type": "text/plain; charset=none"}),
 ], ids=["bad", "unknown key", "not allowed", "not there", "not packed", "empty", "HTML", "no text"])
 @pytest.mark.parametrize("call", CALLS)
-def test_a_refusal_ends_a_call_at_once_in_the_servers_words_but_no_monitor_unless_it_is_the_platforms_own(
-    call, status, body, headers, idle
-):
+def test_a_refusal_ends_a_call_at_once_but_no_monitor_unless_it_is_the_platforms_own(call, status, body, headers, idle):
     platform, own = Platform(), isinstance(body, dict)
     network = connect(lambda request: platform(request) if idle.now > 3000 else (status, body, headers))
     if call == "job_monitor" and not own:
@@ -249,23 +233,21 @@ def test_what_does_something_is_never_sent_to_where_a_redirect_leads(call, statu
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["", "in chunks"])
 @pytest.mark.parametrize("label", ["identity", "gzip", "deflate", "br"])
-def test_a_stored_file_comes_as_it_is_stored_however_it_is_labelled(
-    label, chunked, sim, access, ended_job, monkeypatch
-):
+def test_a_stored_file_comes_as_it_is_stored_however_labelled(label, chunked, sim, access, ended_job, monkeypatch):
     archive, send = gzip.compress(os.urandom(50_000)), Handler.send
     monkeypatch.setattr(rescale, "RANGE", (9_000, 9_000))
 
     def send_labelled(handler, answer, *left):
-        if "/contents/" not in handler.path:
+        if "/contents/" in handler.path:
+            answer.headers["Content-Encoding"] = label
+        if "/contents/" not in handler.path or not chunked:
             return send(handler, answer, *left)
-        body, length = answer.get_data(), answer.headers.pop("Content-Length")
-        answer.headers.extend({"Content-Encoding": label, **({"Transfer-Encoding": "chunked"} if chunked else
-                                                             {"Content-Length": length})})
+        body, _ = answer.get_data(), answer.headers.pop("Content-Length")
         handler.send_response(answer.status_code)
-        for item in answer.headers:
+        for item in {**answer.headers, "Transfer-Encoding": "chunked"}.items():
             handler.send_header(*item)
         handler.end_headers()
-        return handler.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
+        return handler.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
 
     monkeypatch.setattr(Handler, "send", send_labelled)
     [path] = rescale.job_download(*access, "job", ended_job({"rescale.tar.gz": archive}))
@@ -276,9 +258,7 @@ def test_a_stored_file_comes_as_it_is_stored_however_it_is_labelled(
 @pytest.mark.parametrize(("address", "words"), [
     ("http://me:hunter2@127.0.0.1:9", "HTTPS_PROXY"), ("socks5h://me:hunter2@127.0.0.1:9", "pip install pysocks"),
 ], ids=["one that is not there", "one of SOCKS without its package"])
-def test_a_proxy_that_does_not_work_is_named_without_its_password_and_past_for_this_computer(
-    address, words, sim, clock, monkeypatch
-):
+def test_a_proxy_that_fails_is_named_without_password_and_not_used_for_here(address, words, sim, clock, monkeypatch):
     monkeypatch.setenv("ALL_PROXY", address)
     monkeypatch.setitem(sys.modules, "socks", None)
     with pytest.raises(rescale.RescaleError, match=rf"{words}.*127\.0\.0\.1:9|127\.0\.0\.1:9.*{words}") as error:
