@@ -306,13 +306,13 @@ KEY = re.compile(rb"(token|apikey|RESCALE_API_KEY)[=:'\"\s]{1,12}(token\s+)?[0-9
 
 def _holds_key(path: Path, keys: list[bytes]) -> bool:
     """Whether a file holds a known key, or is a small one with what scripts and apiconfig write of a key."""
-    with path.open("rb") as file:
+    with _file_errors(f"{path} cannot be read"), path.open("rb") as file:
         text = file.read(KEY_FILE + 1)
         if len(text) <= KEY_FILE and KEY.search(text.replace(b"\0", b"")):
             return True
         while text and not any(key in text for key in keys):
             block = file.read(4 * CHUNK)
-            text = text[-100:] + block if block else b""  # longer than a key: one may lie across
+            text = text[-max(map(len, keys)):] + block if block and keys else b""  # one may lie across
     return bool(text)
 
 
@@ -1792,7 +1792,8 @@ def chain(
     finally:
         _logger.removeHandler(early)
         if early.target:
-            early.target.close()
+            with contextlib.suppress(OSError):  # a full disk
+                early.target.close()
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -1869,7 +1870,7 @@ def _chosen(batches: Batches, input_path: StrPath | None, options: argparse.Name
     try:
         access = platform_my_token()
     except RescaleError:
-        if chains and chains[0].is_rehearsed():
+        if named is not None and chains and chains[0].is_rehearsed():
             _stop(f"The chain of {chains[0].started_at} is one of a rehearsal, which alone knows it: python "
                   f"tests/rescale_simulator.py --folder FOLDER {Path(sys.argv[0]).name} --status")
         raise
@@ -1906,7 +1907,11 @@ def _guard(access: Access, chains: Sequence[Chain]) -> None:
         if any(Path(this.links[-1].job_name).rglob(ARCHIVE)):
             continue  # finished: job_download gives an archive its name only when it is whole
         if Path(f"{this.name}.log").exists():
-            _LogFile(this.name).close()  # an error if it is at work
+            try:
+                _LogFile(this.name).close()  # an error if it is at work
+            except RescaleError as error:
+                _stop(f"{error}\nHow far it is:  {_command('--status', this.started_at)}\n"
+                      f"To start another:  {_command('--new')}")
         last = this.links[this.done()]
         history = _history(access, last.job_id) if last.job_id else None
         if last.job_id is None or history is None:  # never had a job; or is of a rehearsal, or of another account
@@ -2486,9 +2491,9 @@ def _command(*arguments: str) -> str:
     A command is this library's, an option the running script's.
     """
     own = bool(arguments) and not arguments[0].startswith("-")
-    path = Path(__file__ if own else sys.argv[0] or "main.py").absolute()
+    path = Path(__file__ if own else sys.argv[0] or "main.py")
     with contextlib.suppress(ValueError, OSError):
-        path = path.relative_to(Path.cwd())
+        path = path.absolute().relative_to(Path.cwd())
     words = [str(path), *arguments]
     python = os.environ.get("RESCALE_REHEARSAL_COMMAND") or "python"
     return f"{python} {subprocess.list2cmdline(words) if WINDOWS else shlex.join(words)}"

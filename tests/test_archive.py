@@ -147,7 +147,8 @@ def test_the_bookkeeping_of_chains_and_jobs_stays_here_and_files_of_such_names_g
     assert list(packed()) == sorted(own)
 
 
-@pytest.mark.parametrize(("known", "length"), [("in use", 300), ("in the environment", 9), ("in a profile", 40)])
+@pytest.mark.parametrize(("known", "length"), [
+    ("in use", 40), ("in use", 300), ("in the environment", 9), ("in a profile", 40)])
 @pytest.mark.parametrize("code", ["utf-8", "utf-16-le", "utf-16-be"])
 def test_a_known_key_is_found_in_a_file_of_any_size_wherever_it_lies(known, length, code, case, monkeypatch, capsys):
     key = ("eyJh-Bc9.Zq_7" * 30)[:length]  # of no common form, so that only what is known of it tells

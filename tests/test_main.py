@@ -97,8 +97,8 @@ def started_ats() -> list[str]:
 def running(sim: Simulator, number: int = 1, **more):
     """Start main.py, and wait until its job of this number executes."""
     process = start(**more)
-    wait_until(lambda: len(sim.jobs) == number and "Executing" in [
-        entry["status"] for entry in list(sim.jobs.values())[-1].statuses] and list(Path().glob("*.desktop")), 20)
+    wait_until(lambda: len(list(Path().glob("*.desktop"))) == number and "Executing" in [
+        entry["status"] for entry in list(sim.jobs.values())[-1].statuses], 20)  # behind submission, a link is written
     return process
 
 
