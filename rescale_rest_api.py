@@ -1354,7 +1354,8 @@ def _assemble(
         return
     target = one.target
     if target.exists():  # nothing is ever overwritten
-        if not part.exists() and _checksum(target, file.algorithm) == file.checksum:
+        same = not file.algorithm or _checksum(target, file.algorithm) == file.checksum
+        if same and not part.exists() and target.stat().st_size == file.size:
             return  # another process has just done so
         names = (target.with_name(f"{target.name}.previous-{number}") for number in itertools.count(1))
         aside = next(name for name in names if not name.exists())
