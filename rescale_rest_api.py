@@ -882,12 +882,12 @@ def _start(access: Access, job_file: Path, job_id: str, made: bool) -> bool:
 
 
 def _shows_status(access: Access, job_id: str, seconds: float) -> bool:
-    """Whether the platform shows a status of a job within so many seconds."""
-    deadline = time.monotonic() + seconds
+    """Whether the platform shows a status of a job within so many seconds, in which it answers: an outage is none."""
     while not _statuses(access, job_id):
-        if time.monotonic() >= deadline:
+        if seconds <= 0:
             return False
         time.sleep(1)
+        seconds -= 1
     return True
 
 
