@@ -121,7 +121,7 @@ FAILURES = (
      "A script has Windows line ends: save it with Unix line ends (LF), or add `sed -i 's/\\r$//' SCRIPT` before it."),
     (r"error while loading shared libraries",
      "A program lacks a shared library: is code_name the tile that brings it, and was it built for this system?"),
-    (r"licensed number of users already reached|all licenses are in use|not enough (abaqus )?(tokens|licen[sc]es)",
+    (r"licensed number of users already reached|all licen[sc]es.{0,40}in use|not enough (abaqus )?(tokens|licen[sc]es)",
      "All licences are in use: wait until others are done, or let the job wait for them with license_features."),
     (r"(flexnet|flexlm|lmgrd).{0,40}error|(cannot|could not|unable to|failed to).{0,40}licen[sc]e"
      r"|license server.{0,40}(is down|not respond)|licen[sc]e.{0,40}(denied|not available)",
@@ -134,9 +134,9 @@ FAILURES = (
      "Something that the command started had not ended with it: add `wait $!` behind what runs in the background."),
     (r"could not allocate compute resources",
      "No machine of this core type was free: try again later with --repeat, or take another core type."),
-    (r"out of memory|oom-?kill|cannot allocate memory|std::bad_alloc|^\S*memoryerror",
+    (r"out of memory|oom-?kill|cannot allocate memory|std::bad_alloc|(^|\]: )\S*memoryerror",
      "The memory was not enough: take more cores or a core type with more memory per core."),
-    (r"detected lock file|\.lck\b.{0,60}exist|old job files exist",
+    (r"detected lock file|\.lck\b.{0,60}(?<!not )exist|old job files exist",
      "Files of an earlier run are in the way: remove them in the command first (`rm -f NAME.lck`), or for Abaqus add "
      "ask_delete=OFF."),
     (r"not enough slots available",
@@ -145,7 +145,8 @@ FAILURES = (
      "A file could not be used: make a script executable in the command (`chmod +x FILE`), or run `bash FILE`."),
     (r"command not found|: \d+: \S+: not found$",
      "A program was not found: is it spelt right, and is code_name the tile that brings it?"),
-    (r"no such file or directory|(cannot|could not) (open|find) (the )?(input )?file|filenotfounderror"
+    (r"^(?!.*\b(rm|ls): cannot ).*no such file or directory"
+     r"|(cannot|could not) (open|find) (the )?(input )?file|filenotfounderror"
      r"|input file .{0,80}(not found|does not exist)",
      "A file was missing: input files must lie directly in input_path; what a link needs the one before must leave."),
 )
@@ -1038,14 +1039,16 @@ def _verdict(
     tiles = _job(access, job_id, patience)["jobanalyses"]
     ours = any(str(tile.get("command")).startswith(OURS) for tile in tiles)  # so that its archive is a proof
     given = [_file(item) for tile in tiles for item in tile.get("inputFiles") or [] if _text(item, "id")]
-    wanted = (ARCHIVE, FAILED_ARCHIVE) if ours else (LOG,)
+    ends = [entry for entry in history if entry.plain in ENDED]
+    reasons = [entry.reason for some in (ends, history) for entry in some if entry.reason]
+    # Where the platform says otherwise, half an archive may be listed before what shows that it is one.
+    doubted = bool(reasons) and reasons[0].casefold() != SUCCESS
+    wanted = (LOG,) if not ours else (FAILED_ARCHIVE, LOG) if doubted else (ARCHIVE, FAILED_ARCHIVE)
     files = _outputs(access, job_id, given, wanted, patience, GLANCE if glance else FILES_PATIENCE)
     archive = _result(files)
     proven = ours and archive is not None and len(files) == 1
     lines = [] if proven else _finished_log(access, files, patience, needed=not ours or archive is not None)
     code = _exit_code(lines)
-    ends = [entry for entry in history if entry.plain in ENDED]
-    reasons = [entry.reason for some in (ends, history) for entry in some if entry.reason]
     word = reasons[0].casefold() == SUCCESS if reasons else code == 0
     said = "; ".join(dict.fromkeys(reasons[::-1])) or ", ".join(entry.status for entry in ends)
     stopped = re.search(r"\buser\b|cancel", said, re.I) or _has(history, STOPPED)

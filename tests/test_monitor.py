@@ -222,8 +222,9 @@ def test_each_line_of_a_log_that_grows_is_new_once_and_what_was_missed_is_told(g
     (["a\na\na\n", "a\nb\n", "b\n", "\n\n", "\n", "a\na\n"], "a\na\na\na\nb\nb\n\n\n\na\na\n"),
     (["one\ntw", "o\nthree\n"], "one\ntw\ntwo\nthree\n"),
     (["(exit $status)\n", "# (exit $rescale_status)\n"], "(exit $status)\n# (exit $rescale_status)\n"),
+    ([f"Launching {rescale.OURS}\nrm\n", "(exit $rescale_status), Working dir: /work\nhello\n"], "hello\n"),
     (["\x1b[2Jwiped\x07 out\n", "압력 1.0e5\ttab\n"], "\ufffd[2Jwiped\ufffd out\n압력 1.0e5\ttab\n"),
-], ids=["empty at first", "one missed", "perhaps missed", "equal", "half written", "like our own", "control"])
+], ids=["empty at first", "one missed", "perhaps missed", "equal", "half written", "like our own", "echo", "control"])
 def test_lines_are_shown_once_in_order_with_dots_where_some_were_missed(steps, lines, executing, watch):
     assert log_part(watch(executing(*steps))[0]) == lines.splitlines()
 
@@ -261,7 +262,7 @@ CLOSINGS = {  # what the log ends with; before: a phrase that only a program has
     "0": f"{STAMP}Exited with code 0\n{STAMP}\n",
     "3": f"{STAMP}one\n{STAMP}Exited with code 3\n{STAMP}\n",
     "0 before": f"{STAMP}mesher.sh: Exited with code 0\n{STAMP}Exited with code 0\n{STAMP}iteration 7\n",
-    "3 before": f"{STAMP}the mesher Exited with code 3, once more\n{STAMP}Exited with code 3\n{STAMP}iteration 7\n",
+    "3 before": f"{STAMP}Exited with code 3\n{STAMP}Exited with code 3, once more\n{STAMP}mesher: Exited with code 3\n",
 }
 VERDICTS = [  # made by, what is left beside the log, reason, + for a success for each of CLOSINGS, in their order
     *[("job_setup", "rescale.tar.gz a.odb", *row) for row in (
@@ -301,25 +302,26 @@ def test_the_archive_alone_proves_the_success_of_a_job_of_ours_whatever_the_stat
     assert verdict(ended({"rescale_failed.tar.gz": b"1", LOG: b"x\n"}, statuses)) == "-"
 
 
-INPUTS = {  # given, left, how the platform lists, the verdict where its word is bad
-    "by its id": ("rescale.tar.gz", {}, {"lists_inputs": "all"}, "-"),
-    "synced back": ("rescale.tar.gz", {"rescale.tar.gz": b"given"}, {}, "-"),
-    "synced back, with an MD5": ("rescale.tar.gz", {"rescale.tar.gz": b"given"}, {"checksums": "md5"}, "-"),
-    "synced back, without sums": ("rescale.tar.gz", {"rescale.tar.gz": b"given"}, {"checksums": "none"}, "-"),
-    "beside a result": ("rescale.tar.gz", {"rescale.tar.gz": b"taken"}, {"lists_inputs": "all"}, "+"),
-    "of another name": ("a.inp", {"rescale.tar.gz": b"taken"}, {"lists_inputs": "all"}, "+"),
-    "of another name, left": ("a.inp", {"rescale.tar.gz": b"taken", "a.inp": b"given"}, {}, "-"),
+INPUTS = {  # given, left, sums in the list, the verdict where the platform's word is bad
+    "by its id": ("rescale.tar.gz", {}, "both", "-"),
+    "synced back": ("rescale.tar.gz", {"rescale.tar.gz": b"given"}, "both", "-"),
+    "synced back, listed with another sum": ("rescale.tar.gz", {"rescale.tar.gz": b"given"}, "md5", "-"),
+    "synced back, listed without sums": ("rescale.tar.gz", {"rescale.tar.gz": b"given"}, "none", "-"),
+    "beside a result": ("rescale.tar.gz", {"rescale.tar.gz": b"taken"}, "both", "+"),
+    "of another name": ("a.inp", {"rescale.tar.gz": b"taken"}, "both", "+"),
+    "of another name, left": ("a.inp", {"rescale.tar.gz": b"taken", "a.inp": b"given"}, "both", "-"),
 }
 
 
 @pytest.mark.parametrize("case", INPUTS)
 def test_an_input_is_no_output_and_only_an_archive_is_known_by_its_sum(case, access, sim, ended, verdict, tmp_path):
-    name, left, quirks, expected = INPUTS[case]
+    name, left, sums, expected = INPUTS[case]
     (tmp_path / name).write_bytes(b"given")
     inputs = rescale.upload_local_files(*access, tmp_path / name, decompress=False)
     job = sim.jobs[ended(left, "Executing Completed:A_run_failed")]
     job.data["jobanalyses"][0]["inputFiles"] = inputs
-    vars(sim).update(quirks)
+    sim.lists_inputs = "all" if "left" not in case else "left"
+    sim.on_request = lambda record, _: setattr(sim, "checksums", sums if "/files/" in record.path else "both")
     assert verdict(job.id, patience=10) == expected
 
 

@@ -76,7 +76,7 @@ def test_without_an_archive_it_is_told_what_there_is(names, access, clock, sim, 
     ([("Pending", None), ("Executing", None)], ["Executing", "monitor"]), ([], ["submitted", "monitor"])],
     ids=["failed", "was stopped", "goes on", "was never submitted"])
 def test_nothing_is_handed_on_by_a_job_that(statuses, words, access, clock, sim, ended_job):
-    job_id = ended_job({"rescale_failed.tar.gz": b"1", "process_output.log": b"x\n"}, *statuses or [("Pending", None)])
+    job_id = ended_job({"rescale.tar.gz": b"1", "process_output.log": b"x\n"}, *statuses or [("Pending", None)])
     sim.jobs[job_id].ended = 1.0
     del sim.jobs[job_id].statuses[len(statuses):]
     with pytest.raises(rescale.RescaleError) as refused:
