@@ -147,15 +147,14 @@ def test_the_bookkeeping_of_chains_and_jobs_stays_here_and_files_of_such_names_g
     assert list(packed()) == sorted(own)
 
 
-@pytest.mark.parametrize(("known", "length"), [
-    ("in use", 40), ("in use", 300), ("in the environment", 9), ("in a profile", 40)])
+@pytest.mark.parametrize(("known", "length"), [("use", 40), ("use", 300), ("environment", 9), ("profile", 40)])
 @pytest.mark.parametrize("code", ["utf-8", "utf-16-le", "utf-16-be"])
 def test_a_known_key_is_found_in_a_file_of_any_size_wherever_it_lies(known, length, code, case, monkeypatch, capsys):
     key = ("eyJh-Bc9.Zq_7" * 30)[:length]  # of no common form, so that only what is known of it tells
-    monkeypatch.setenv("RESCALE_API_KEY", f"Token {key}" if known == "in the environment" else "")
-    if known == "in use":
+    monkeypatch.setenv("RESCALE_API_KEY", f"Token {key}" if known == "environment" else "")
+    if known == "use":
         rescale.platform_my_token("https://kr.rescale.com", f"Bearer {key}")
-    elif known == "in a profile":
+    elif known == "profile":
         (Path.home() / ".config" / "rescale").mkdir(parents=True)
         (Path.home() / ".config/rescale/apiconfig").write_text(f"[default]\napikey = no\n[eu]\napi_key = '{key}'\n")
     monkeypatch.setattr(rescale, "KEY_FILE", 1000)
