@@ -459,32 +459,35 @@ def _upload(access: Access, path: Path, in_volumes: bool) -> list[tuple[str, boo
             _Volume(path, f"{path.name}.rescale-{number:03}", start, min(step, before.st_size - start))
             for number, start in enumerate(range(0, before.st_size, step), 1)
         ]
-    known = {}
+    journal = ""
     with contextlib.suppress(OSError):  # what cannot be read costs an upload, no more
-        text = path.with_name(f".{path.name}.uploaded").read_text("ascii", "replace")
-        known = dict(re.findall(r"^(\w{128}) ([\w-]{1,64})$", text, re.MULTILINE))
+        journal = path.with_name(f".{path.name}.uploaded").read_text("ascii", "replace")
     with _Progress(f"uploading {path.name}", before.st_size) as progress:
-        stored = list(_at_once(functools.partial(_store, access, progress, known), volumes))
+        stored = list(_at_once(functools.partial(_store, access, progress, journal), volumes))
     after = path.stat()
     if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         raise RescaleError(f"{path} changed while it was sent; nothing was set up. See that no program writes to it")
     return stored
 
 
-def _store(access: Access, progress: _Progress, journal: Mapping[str, str], volume: _Volume) -> tuple[str, bool]:
+def _store(access: Access, progress: _Progress, journal: str, volume: _Volume) -> tuple[str, bool]:
     """Upload a part unless the platform confirms to hold it; return its id, and whether it was sent."""
     checksum = _checksum(volume.path, "sha512", volume.start, volume.size) if journal else ""
-    if checksum in journal:
+    for file_id in re.findall(rf"^{checksum} ([\w-]{{1,64}})$", journal, re.MULTILINE):
         try:
-            held = _file(_request(access, "GET", f"files/{journal[checksum]}/"))
-            if (held.name, held.size, held.checksum) == (volume.name, volume.size, checksum) and held.usable:
-                progress.add(volume.size)
-                return held.id, False
+            held = _file(_request(access, "GET", f"files/{file_id}/"))
         except RescaleError as error:
             if error.status not in (401, 403, 404):
                 raise
-    what = f"POST {access[0]}/api/v2/files/contents/ of {volume.name}, {volume.size:,} bytes,"
-    file_id, checksum = _patiently(functools.partial(_post, access, progress, volume), what, stop=progress.stop)
+        else:
+            if (held.name, held.size, held.checksum) == (volume.name, volume.size, checksum) and held.usable:
+                progress.add(volume.size)
+                return held.id, False
+    what = f"POST {access[0]}/api/v2/files/contents/"
+    try:
+        file_id, checksum = _patiently(functools.partial(_post, access, progress, volume), what, stop=progress.stop)
+    except RescaleError as error:
+        raise RescaleError(f"{volume.name}, {volume.size:,} bytes: {error}", error.status) from error
     journal_file = volume.path.with_name(f".{volume.path.name}.uploaded")
     with contextlib.suppress(OSError), journal_file.open("a", encoding="ascii") as file:
         file.write(f"\n{checksum} {file_id}\n")  # the first line end closes what a kill has left open
@@ -862,7 +865,7 @@ def _start(access: Access, job_file: Path, job_id: str, made: bool) -> bool:
     while True:
         again = False
         try:
-            _send(access, "POST", f"jobs/{job_id}/submit/", json={})
+            _send(access, "POST", f"jobs/{job_id}/submit/", json={}, read=_accepted)
             state = f"the submission was accepted, but the job has no status after {SUBMIT_PATIENCE} s"
         except _Fault as fault:
             state = f"it may have been started, and be billed: {fault}"
@@ -1511,7 +1514,7 @@ def _catalogue(access: Access, path: str, key: str, patience: float | None = Non
 
 def _unknown(name: str, value: Any, known: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """What is to be said of a value that a catalogue does not have: the nearest ones, or the first."""
-    if value and known and str(value) not in known:
+    if known and str(value) not in known and (value or name != "version_code"):
         near = difflib.get_close_matches(str(value), known, n=3) or list(known)[:10]
         names = (f"{code} ({_short(known[code]['name'], 40)})" if known[code].get("name") else code for code in near)
         yield f"{name} = {value!r} is not known to the platform, or no longer offered; did you mean {', '.join(names)}?"
@@ -1524,7 +1527,7 @@ def job_stop(rescale_platform: str, my_token: str, job_id: str) -> None:
     Source: POST /api/v2/jobs/{id}/stop/ (rescale-api.md §10).
     """
     _check_job_id(job_id)
-    _request((rescale_platform, my_token), "POST", f"jobs/{job_id}/stop/", json={})
+    _request((rescale_platform, my_token), "POST", f"jobs/{job_id}/stop/", json={}, read=_accepted)
     _say(f"Job {job_id} : stop requested")
 
 
@@ -1705,7 +1708,7 @@ class Chain:
     def first_to_repeat(self, batch_name: str | None) -> int | None:
         """Which link --repeat begins with: the one that --from names, else the one that has failed, if one has."""
         access, number = (self.rescale_platform, self.my_token), self.done()
-        names = [link.batch_name for link in self.links if link.job_id or (link.previous and link.previous.job_id)]
+        names = [link.batch_name for link in self.links if link.job_id]
         if batch_name is not None:
             if batch_name not in names:
                 raise RescaleError(f"--from {batch_name}: this chain has come to: {', '.join(names) or 'no job'}")
@@ -2130,12 +2133,17 @@ def _session(process: int) -> requests.Session:
 
 
 def _json(response: requests.Response) -> Any:
-    """What an answer says, None where it is empty."""
     try:
-        return response.json() if response.content.strip() else None
+        return response.json()
     except (ValueError, RecursionError):
         kind = response.headers.get("Content-Type", "of no type")
         raise _Fault(f"the answer is no JSON but {_short(kind)}") from None
+
+
+def _accepted(response: requests.Response) -> None:
+    """The answer to what has no result: JSON, or nothing."""
+    if response.content.strip():
+        _json(response)
 
 
 def _list_in(key: str, response: requests.Response) -> dict[str, Any]:

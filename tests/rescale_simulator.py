@@ -789,7 +789,7 @@ class Run(threading.Thread):
             try:
                 shutil.copyfile(file.path, folder / file.name)
                 if entry["decompress"]:
-                    unpack(folder / file.name, folder, self.sim.bent("link", break_link))
+                    unpack(folder / file.name, folder, self.sim.bent("unpacking", break_link))
             except Exception as error:  # an archive can be wrong in many ways
                 return f"Input file {file.name}: {error}"
         for path in regular_files(folder):
@@ -954,7 +954,7 @@ BENDS: dict[str, tuple[Any, str, Callable]] = {  # what it is when off, the plac
     "silent_submit": (False, "submit", lambda sim, start: lambda job: None),  # answers 200, and nothing ever starts
     "never_runs": (None, "timeline", lambda sim, line: (*line[:2], None)),  # reason of a Completed behind Queued
     "shared_work": (False, "work folder", lambda sim, work: work / "shared"),  # but the log stays in work
-    "unpacks_links": ("broken", "link", lambda sim, change: lambda link: None),
+    "unpacks_links": ("broken", "unpacking", lambda sim, change: lambda link: None),
     "fail": (None, "exit code", end_badly),  # of a job with this in its name
     "ignore_exit_codes": (False, "outcome", lambda sim, outcome: "success"),
     "stopping_entry": (True, "stopping", lambda sim, reasons: []),  # whether a failed run shows as Stopping

@@ -93,12 +93,13 @@ def plan(p: Platform, name: str) -> tuple[str, list[dict], dict]:
     command = "mkdir sub; echo partial > sub/partial.txt; exit 3\n"
     if name == "volumes":
         whole = tar_gz("data.txt", CONTENT)
-        inputs = [p.input(f"{ARCHIVE}.001", whole[:9999], False), p.input(f"{ARCHIVE}.002", whole[9999:], False)]
+        inputs = [p.input(f"{ARCHIVE}.rescale-{number:03}", part, False)
+                  for number, part in enumerate((whole[:9999], whole[9999:]), 1)]
         command = "cp data.txt out.txt\n"
     if name == "next":
         inputs = [{"id": p.result("volumes")["id"], "decompress": True}]
         command = "cat data.txt out.txt > both.txt\n"
-    return rescale._job_command(name, command, inputs), inputs, {}
+    return rescale._job_command(name, command, [one["decompress"] for one in inputs]), inputs, {}
 
 
 class Platform:
@@ -708,6 +709,7 @@ TELLS = [
       for style in ("400", "html", "empty", "lines")),
     *((lag, 2, "delay of the list of outputs") for lag in ("listing_lag", "upload_lag", "size_lag")),
     *(("lists_inputs", style, "inputs among the outputs; under their own ids") for style in ("all", "none")),
+    ("unpacks_links", "kept", "archive after unpacking, symbolic link in it, inputs executable"),
     ("shared_work", True, "work folder"), ("shell", ["bash", "--posix"], "shell"),
     ("shell_style", "-c", "shell"), ("shell_style", "stdin", "shell"),
     ("walltime_reason", "Time is up", "history after the walltime"),

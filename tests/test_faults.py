@@ -56,6 +56,7 @@ def chain(sim, access, clock, monkeypatch):
     def run(at=(), fault="503"):
         for kept in (sim.jobs, sim.starts, sim.faults):
             kept.clear()
+        Path(".rescale.tar.gz.uploaded").unlink(missing_ok=True)  # of the run that has recorded the names
         clock.speed = 40 if fault == "refused" else 0  # a port that is closed is so in real time
         watch = Watch(sim, at, fault, seconds=SECONDS.get(fault), retry_after="4")
         assert run_here("--new") == 0
