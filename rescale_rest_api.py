@@ -1,21 +1,18 @@
 """Automate Rescale jobs over its REST API: pack, upload, set up, submit, monitor, download, chain.
 
-The functions stand in the order in which a job needs them, with the numbers of Rescale Korea's guide;
-`main.py` beside this file chains them. API: https://engineering.rescale.com/api-docs/
+API: https://engineering.rescale.com/api-docs/. Not an official Rescale product; use at your own risk.
 
-Three assumptions, the guide's: all input files lie directly in one working folder; they travel as one archive,
-rescale.tar.gz; every job leaves its result as rescale.tar.gz, so that a job's result is the next job's input.
+Three assumptions, those of Rescale Korea's guide: all input files lie directly in one working folder; they travel as
+one archive, rescale.tar.gz; every job leaves its result as rescale.tar.gz, so that it is the next job's input.
 
 One idea: proof, not inference. A job that job_setup made leaves a rescale.tar.gz only if its command has succeeded
 and all that it left is in that archive; a file is whole when its checksum is the platform's; a link of a chain has
 its job when its .job file exists; what has been uploaded is known by its content.
 
-What stands where: 1 to 8 the guide's functions, each followed by what only it needs; what we add to them; "A chain",
-for main.py; "Requests", which alone knows connections, retries and throttling; files and text. To understand a job
-read `_job_command`, which makes the proof, and `_verdict`, which believes it.
-
+What stands where: 1 to 8 the guide's functions, in the order in which a job needs them, each followed by what only it
+needs; what we add to them; "A chain", for main.py; "Requests", which alone knows connections, retries and throttling;
+files and text. To understand a job read `_job_command`, which makes the proof, and `_verdict`, which believes it.
 Errors are exceptions: RescaleError, and JobFailed for a job that ended badly. Only `chain` ends the interpreter.
-Not an official Rescale product; use at your own risk.
 """
 
 from __future__ import annotations
@@ -137,8 +134,7 @@ FAILURES = (
     (r"out of memory|oom-?kill|cannot allocate memory|std::bad_alloc|(^|\]: )\S*memoryerror",
      "The memory was not enough: take more cores or a core type with more memory per core."),
     (r"detected lock file|\.lck\b.{0,60}(?<!not )exist|old job files exist",
-     "Files of an earlier run are in the way: remove them in the command first (`rm -f NAME.lck`), or for Abaqus add "
-     "ask_delete=OFF."),
+     "Files of an earlier run are in the way: remove them in the command (`rm -f NAME.lck`); Abaqus: ask_delete=OFF."),
     (r"not enough slots available",
      "MPI was asked for more processes than there are cores: see core_per_slot and the number in the command."),
     (r": permission denied",
@@ -196,8 +192,7 @@ def platform_my_token(
         path, sections = _apiconfig()
         name = profile or "default"
         if name not in sections and (profile or sections):
-            raise RescaleError(f"{path} has no section [{name}], only: {', '.join(sections) or 'none'}; rename one, or "
-                               "name it: --profile, profile=")
+            raise RescaleError(f"{path} has no section [{name}], only: {', '.join(sections) or 'none'}")
         for what, value in sections.get(name, {}).items():
             found[what] = (profile and value) or found[what] or value
     platform, token = _platform(rescale_platform or found["url"]), _authorization(my_token or found["key"])
@@ -218,15 +213,12 @@ def _apiconfig() -> tuple[Path, dict[str, dict[str, str]]]:
         return path, {}
     except (OSError, ValueError, configparser.Error) as error:
         # The parser's own words quote the file's lines, and with them the key.
-        raise RescaleError(f"{path} cannot be read ({type(error).__name__}); it must be an INI file, see the README") \
-            from None
+        raise RescaleError(f"{path} cannot be read as an INI file, see the README: {type(error).__name__}") from None
     sections = {}
     for name in parser.sections():
         values = {key: re.sub(r"""^(["'])(.*)\1$""", r"\2", text.strip()) for key, text in parser.items(name)}
-        sections[name] = {  # and their older names
-            "url": values.get("apibaseurl") or values.get("apiurl") or values.get("platform_url") or "",
-            "key": values.get("apikey") or values.get("api_key") or "",
-        }
+        url = values.get("apibaseurl") or values.get("apiurl") or values.get("platform_url") or ""  # and older names
+        sections[name] = {"url": url, "key": values.get("apikey") or values.get("api_key") or ""}
     return path, sections
 
 
@@ -330,25 +322,21 @@ def _tar(files: Iterable[Path], progress: _Progress) -> Iterator[bytes]:
     """A tar archive, without the user names of this machine, which mean nothing on the cluster."""
     size = 2 * tarfile.BLOCKSIZE  # of the end
     for path in files:
-        try:
-            with path.open("rb") as file:
-                facts = os.fstat(file.fileno())
-                member = tarfile.TarInfo(path.name)
-                left = member.size = facts.st_size
-                member.mode = facts.st_mode
-                member.mtime = int(facts.st_mtime)  # fractions would cost an extra header per file
-                header = member.tobuf()
-                yield header
-                while left and (block := file.read(min(CHUNK, left))):
-                    yield block
-                    progress.add(len(block))
-                    left -= len(block)
-                after = os.fstat(file.fileno())
-        except OSError as error:
-            raise RescaleError(f"{path} cannot be packed: {error.strerror or error}. Nothing was uploaded") from error
+        with _file_errors(f"{path} cannot be packed; nothing was uploaded"), path.open("rb") as file:
+            facts = os.fstat(file.fileno())
+            member = tarfile.TarInfo(path.name)
+            left = member.size = facts.st_size
+            member.mode = facts.st_mode
+            member.mtime = int(facts.st_mtime)  # fractions would cost an extra header per file
+            header = member.tobuf()
+            yield header
+            while left and (block := file.read(min(CHUNK, left))):
+                yield block
+                progress.add(len(block))
+                left -= len(block)
+            after = os.fstat(file.fileno())
         if left or (after.st_size, after.st_mtime_ns) != (facts.st_size, facts.st_mtime_ns):
-            raise RescaleError(f"{path} changed while it was packed. Nothing was uploaded; see that no program writes "
-                               "to it, then start again")
+            raise RescaleError(f"{path} changed while it was packed; nothing was uploaded. No program may write to it")
         padding = -member.size % tarfile.BLOCKSIZE
         if padding:
             yield bytes(padding)
@@ -498,25 +486,20 @@ def _post(access: Access, progress: _Progress, volume: _Volume) -> tuple[str, st
     """Send a part once; return its id and SHA-512. What the platform says that it got must be what was sent."""
     with volume.path.open("rb") as file:
         part = _Slice(file, volume, progress)
-        form = MultipartEncoder({"file": (volume.name, part, "application/octet-stream")})
+        form = _Form({"file": (volume.name, part, "application/octet-stream")})
+        kind = {"Content-Type": form.content_type}
         try:
-            stored = _file(_send(
-                access, "POST", "files/contents/", data=_Pieces(form), headers={"Content-Type": form.content_type},
-                timeout=UPLOAD_TIMEOUT,
-            ))
-            sent = part.digest.hexdigest()
-            if stored.name not in (volume.name, stored.id):  # the last where the answer has none
-                raise RescaleError(f"{volume.name} arrived as {_shown(stored.name)}; rename it, then start again")
-            if stored.size != volume.size and stored.usable:
-                raise _Fault(f"{stored.size} of {volume.size} bytes of {volume.name} arrived")
-            if stored.algorithm == "md5":
-                sent = _checksum(volume.path, "md5", volume.start, volume.size)
-            if stored.algorithm and stored.checksum != sent:
-                raise _Fault(f"{volume.name} was stored with another {stored.algorithm} than it has")
+            stored = _file(_send(access, "POST", "files/contents/", data=form, headers=kind, timeout=UPLOAD_TIMEOUT))
         except BaseException:
             progress.add(part.len - volume.size)  # it has not come any further
             raise
-    return stored.id, part.digest.hexdigest()
+    sent = part.digest.hexdigest()
+    same = sent if stored.algorithm != "md5" else _checksum(volume.path, "md5", volume.start, volume.size)
+    if stored.name not in (volume.name, stored.id):  # the last where the answer has none
+        raise RescaleError(f"it arrived as {_shown(stored.name)}; rename it, then start again")
+    if (stored.size != volume.size and stored.usable) or (stored.algorithm and stored.checksum != same):
+        raise _Fault(f"it was stored with other bytes than it has, {stored.size} of {volume.size}")
+    return stored.id, sent
 
 
 class _Slice:
@@ -539,14 +522,11 @@ class _Slice:
         return block
 
 
-class _Pieces:
-    """A form to be iterated over, so that it goes in pieces of our size, whatever http.client's is."""
+class _Form(MultipartEncoder):  # type: ignore[misc]
+    """A form that goes in pieces of our size, whatever http.client asks for."""
 
-    def __init__(self, form: MultipartEncoder) -> None:
-        self.form, self.len = form, form.len
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(functools.partial(self.form.read, CHUNK), b"")
+    def read(self, size: int = -1) -> Any:
+        return super().read(CHUNK)
 
 
 # 4. Set-up
@@ -784,12 +764,11 @@ def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str)
         made = _claim(access, job_file, job_id)
     earlier = _start(access, job_file, job_id, made)
     _say(f"Job {job_id} : submitted{' earlier' if earlier else ''}")
-    page = _result_page(rescale_platform, job_id)
     head, end = f"[Desktop Entry]\nType=Link\nName={job_name}", "desktop"
     if WINDOWS:
         head, end = "[InternetShortcut]", "url"
     with contextlib.suppress(OSError), _whole_file(Path(f"{job_name}.{end}")) as file:  # a convenience: the job runs
-        file.write(f"{head}\nURL={page}\n".encode())
+        file.write(f"{head}\nURL={_result_page(rescale_platform, job_id)}\n".encode())
 
 
 def _claim(access: Access, job_file: Path, job_id: str) -> bool:
@@ -802,25 +781,23 @@ def _claim(access: Access, job_file: Path, job_id: str) -> bool:
         return False
     history = _history(access, other) if other else None
     if history is not None and not _has(history, ENDED):
-        state, then = ("has not ended", f"follow that one: {_command('monitor', str(other))}") if history else (
-            "was set up but not started", "submit that one")
-        raise RescaleError(f"{job_file} is of job {other}, which {state}; job {job_id} was not submitted. Take another "
-                           f"job_name, or {then}")
+        raise RescaleError(f"{job_file} is of job {other}, which {'has not ended' if history else 'was not started'}; "
+                           f"job {job_id} was not submitted. Take another job_name, or go on with job {other}")
     if other is not None:
         _set_aside(job_file, other)
-    try:
-        _create(job_file, job_id)
-    except FileExistsError:
-        raise _in_use(job_file) from None
+    _create(job_file, job_id)
     return True
 
 
 def _create(job_file: Path, job_id: str) -> None:
     """Make a .job file, which must not be there: what two processes cannot both do."""
-    with job_file.open("x", encoding="ascii") as file:
-        file.write(f"{job_id}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with job_file.open("x", encoding="ascii") as file:
+            file.write(f"{job_id}\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        raise _in_use(job_file) from None
 
 
 def _set_aside(job_file: Path, job_id: str) -> None:
@@ -831,9 +808,8 @@ def _set_aside(job_file: Path, job_id: str) -> None:
         found = _read_job(aside)
         if found == job_id:
             return
-        with contextlib.suppress(FileExistsError):  # another process was faster, and this is its job's
-            _create(job_file, str(found))
-            aside.unlink()
+        _create(job_file, str(found))  # another process was faster, and this is its job's
+        aside.unlink()
     raise _in_use(job_file)
 
 
@@ -881,8 +857,8 @@ def _start(access: Access, job_file: Path, job_id: str, made: bool) -> bool:
         if _shows_status(access, job_id, SUBMIT_PATIENCE):
             return False
         if not again:
-            raise RescaleError(f"job {job_id}: {state}. Its id is kept; to submit it again is safe, for its statuses "
-                               f"are looked at first. Its page: {_result_page(access[0], job_id)}")
+            raise RescaleError(f"job {job_id}: {state}. It is safe to submit it again, its statuses are looked at "
+                               f"first. Its page: {_result_page(access[0], job_id)}")
 
 
 def _shows_status(access: Access, job_id: str, seconds: float) -> bool:
@@ -971,23 +947,19 @@ def _has(history: list[_Status], statuses: set[str]) -> bool:
 
 def _date(text: str) -> datetime.datetime | None:
     """A date as the platform writes it, `…Z` or with an offset, with or without fractions of a second."""
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,6})\d*)?(Z|[+-]\d\d:\d\d)?", text)
     with contextlib.suppress(ValueError):
-        if match:
-            zone = (match[3] or "Z").replace("Z", "+00:00")
-            return datetime.datetime.fromisoformat(f"{match[1]}.{match[2] or '':0<6}{zone}")
+        text = re.sub(r"\.(\d+)", lambda match: f".{match[1]:0<6.6}", text)  # as Python 3.9 takes it
+        date = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+        return date if date.tzinfo else date.replace(tzinfo=datetime.timezone.utc)
     return None
 
 
 def _tail(access: Access, job_id: str, place: str) -> list[str]:
     """The last lines of a live log; for any answer that is not lines there is nothing to read yet, or no more."""
-    reply = None
-    with contextlib.suppress(RescaleError):
+    with contextlib.suppress(RescaleError, AttributeError, KeyError, TypeError):
         reply = _request(access, "GET", f"jobs/{job_id}/runs/1/tail/{place}", patience=0, params={"lines": LOG_LINES})
-    lines = reply.get("lines") if isinstance(reply, dict) else None
-    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        return []
-    return [line.rstrip("\r\n") for line in lines]
+        return [line.rstrip("\r\n") for line in reply["lines"]]
+    return []
 
 
 def _follow(shown: list[str], tail: list[str]) -> list[str]:
@@ -1025,7 +997,7 @@ class _Verdict(NamedTuple):
 
     outcome: str  # "succeeded", "failed", "stopped"; or "ended", where only a full look could tell
     reason: str
-    exit_code: int | None  # of its command, where the log tells
+    exit_code: str  # of its command, " (exit code 1)", where the log tells one that is not 0
     log_lines: list[str]  # the last ones, where they were read
     files: list[_File]  # what it left
 
@@ -1060,7 +1032,7 @@ def _verdict(
         outcome = "succeeded"
     elif glance and not stopped and (ours or not reasons) and not any(file.name in wanted for file in files):
         outcome = "ended"
-    return _Verdict(outcome, said, code, _without_command(lines), files)
+    return _Verdict(outcome, said, f" (exit code {code})" if code else "", _without_command(lines), files)
 
 
 def _exit_code(lines: list[str]) -> int | None:
@@ -1089,15 +1061,14 @@ def _finished_log(access: Access, files: list[_File], patience: float | None, ne
 
 def _job_failed(access: Access, job_id: str, verdict: _Verdict) -> JobFailed:
     lines = verdict.log_lines[-FAILURE_LINES:]
-    code = f" (exit code {verdict.exit_code})" if verdict.exit_code else ""
     said = [verdict.reason, *verdict.log_lines]
     meanings = (
         f"{sentence} ({_short(line, 160)})" for pattern, sentence in FAILURES for line in reversed(said)
         if re.search(pattern, line, re.IGNORECASE)
     )
     return JobFailed("\n".join(filter(None, [
-        f"Job {job_id} {'was stopped' if verdict.outcome == 'stopped' else 'failed'}{code}; the platform says: "
-        f"{verdict.reason}",
+        f"Job {job_id} {'was stopped' if verdict.outcome == 'stopped' else 'failed'}{verdict.exit_code}; "
+        f"the platform says: {verdict.reason}",
         f"The last lines of {LOG}:" if lines else f"It left no {LOG} that can be read.",
         *(f"    {line}" for line in lines),
         next(meanings, ""),
@@ -1125,7 +1096,7 @@ def job_download(rescale_platform: str, my_token: str, job_name: str, job_id: st
     _check_job_name(job_name)
     listed = _ended(access, job_id).files
     files = [file for file in listed if file.usable]
-    unfinished = [_short(file.relative, 80) for file in listed if not file.stored and not file.deleted]
+    unfinished = [_short(file.relative, 80) for file in listed if not file.usable and not file.deleted]
     if not files and not unfinished:
         deleted = f"; they were deleted there: {', '.join(file.relative for file in listed)}" if listed else ""
         raise RescaleError(f"job {job_id} has no output files{deleted}: {_result_page(rescale_platform, job_id)}")
@@ -1135,19 +1106,21 @@ def job_download(rescale_platform: str, my_token: str, job_name: str, job_id: st
         targets = _targets(Path(job_name).absolute(), files)
         ranges = [_beginning(*pair) for pair in zip(files, targets)]
         progress.add(sum(one.start for one in ranges))
-        parts = itertools.chain.from_iterable(one.parts() for one in ranges)
-        contents = _at_once(functools.partial(_fetch, access, progress), parts)
-        sizes = []
+        fetch = functools.partial(_fetch, access, progress)
+        contents = _at_once(fetch, itertools.chain.from_iterable(one.parts() for one in ranges))
         for number, one in enumerate(ranges, 1):
-            if not one.is_here:
-                _assemble(access, progress, one, contents)
-                sizes.append(one.file.size)
+            if not one.is_here and not _assemble(one, contents):
+                _say(f"- {one.file.name} arrived damaged; fetching it again")
+                whole = one._replace(start=0)
+                if not _assemble(whole, _at_once(fetch, whole.parts())):
+                    raise RescaleError(f"{one.file.name} (file {one.file.id}) arrived damaged twice, and was not kept")
             _say(f"{number} {one.file.path} {'was here already' if one.is_here else 'downloaded'}")
+    sizes = [one.file.size for one in ranges if not one.is_here]
     here = f", {len(files) - len(sizes)} were here already" if len(sizes) < len(files) else ""
     _say(f"Total {len(sizes)} files, {sum(sizes) / 1024**2:.3f} MB downloaded{here}")
     if unfinished:
-        raise RescaleError(f"job {job_id}: not downloaded, for the platform has not (yet) stored all of them: "
-                           f"{', '.join(unfinished)}. Try again later: {_command('download', job_id)}")
+        raise RescaleError(f"job {job_id}: the platform has not stored these files yet: {', '.join(unfinished)}. "
+                           f"Try again later: {_command('download', job_id)}")
     return targets
 
 
@@ -1167,11 +1140,10 @@ class _File(NamedTuple):
     relative: str  # path relative to the work folder
     path: str  # the platform's own path, for printing
     size: int  # bytes
-    stored: bool  # completely, and its size known
     algorithm: str  # of the checksum: sha512, md5; empty without one
     checksum: str
     deleted: bool
-    usable: bool  # stored and not deleted
+    usable: bool  # stored completely, its size known, and not deleted
 
 
 def _file(item: Any) -> _File:
@@ -1180,19 +1152,16 @@ def _file(item: Any) -> _File:
     known = bool(re.fullmatch(r"\d{1,18}", size))
     relative, path = _text(item, "relativePath"), _text(item, "path")
     name = _text(item, "name") or PurePosixPath(relative).name or file_id
-    listed = item.get("fileChecksums")
-    sums = {"md5": str(item.get("md5"))}
+    listed, sums = item.get("fileChecksums"), {"md5": str(item.get("md5"))}
     for entry in listed if isinstance(listed, list) else []:
         if isinstance(entry, dict):
             sums[str(entry.get("hashFunction")).lower().replace("-", "")] = str(entry.get("fileHash"))
-    algorithm = next((
-        kind for kind, digits in (("sha512", 128), ("md5", 32))
-        if re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", sums.get(kind, ""))
-    ), "")
-    stored, deleted = item.get("isUploaded") is not False and known, item.get("isDeleted") is True
+    forms = {"sha512": "[0-9a-fA-F]{128}", "md5": "[0-9a-fA-F]{32}"}
+    algorithm = next((kind for kind, form in forms.items() if re.fullmatch(form, sums.get(kind, ""))), "")
+    deleted = item.get("isDeleted") is True
     return _File(
-        file_id, name, relative or name, _short(path or relative or name), int(size) if known else 0, stored,
-        algorithm, sums.get(algorithm, "").lower(), deleted, stored and not deleted,
+        file_id, name, relative or name, _short(path or relative or name), int(size) if known else 0, algorithm,
+        sums.get(algorithm, "").lower(), deleted, known and not deleted and item.get("isUploaded") is not False,
     )
 
 
@@ -1217,7 +1186,7 @@ def _outputs(
                                   and (file.checksum == one.checksum or file.algorithm != one.algorithm))
             for one in given
         )]
-        complete = all(file.stored or file.deleted for file in files) and any(file.name in wanted for file in files)
+        complete = all(file.usable or file.deleted for file in files) and any(file.name in wanted for file in files)
         if (complete and files == before) or time.monotonic() >= deadline:
             return files
         before = files
@@ -1226,14 +1195,13 @@ def _outputs(
 
 def _result(files: Sequence[_File]) -> _File | None:
     """The job's archive among its outputs; of two, the one in shared/, where the job packed."""
-    found = {file.relative: file for file in files if file.stored or file.deleted}
+    found = {file.relative: file for file in files if file.usable or file.deleted}
     return found.get(f"shared/{ARCHIVE}") or found.get(ARCHIVE)
 
 
 def _targets(folder: Path, files: Sequence[_File]) -> list[Path]:
     """Where each file goes, below `folder`. A path that cannot be here, or is taken, is changed and told."""
-    targets: list[Path] = []
-    taken = set()
+    targets, taken = list[Path](), set[str]()
     for file in files:
         relative = "/".join(map(_safe_name, file.relative.split("/")))
         while relative.casefold() in taken or (relative != file.relative and not relative.endswith(file.id)):
@@ -1289,27 +1257,25 @@ def _fetch(access: Access, progress: _Progress, part: _Range, *, patience: float
     """Fetch a range into a file without a name, of which a kill leaves nothing; where it breaks it goes on."""
     content: IO[bytes] = tempfile.TemporaryFile(dir=part.target.parent)  # noqa: SIM115  # closed by whoever reads it
     path = f"files/{part.file.id}/contents/"
+    read = functools.partial(_receive, progress, part, content)
     while (start := part.start + content.tell()) < part.end:
-        send = functools.partial(
-            _send, access, "GET", path, elsewhere=True, headers={"Range": f"bytes={start}-{part.end - 1}"},
-            read=functools.partial(_receive, progress, part.file, start, part.end, content),
-        )
+        asked = {"Range": f"bytes={start}-{part.end - 1}"}
+        send = functools.partial(_send, access, "GET", path, elsewhere=True, headers=asked, read=read)
         _patiently(send, f"GET {access[0]}/api/v2/{path}", patience, progress.stop)
     content.seek(0)
     return content
 
 
-def _receive(
-    progress: _Progress, file: _File, start: int, end: int, content: IO[bytes], response: requests.Response
-) -> None:
-    """Write the bytes from `start` up to `end` of a file to `content`, as stored, however the server labels them.
+def _receive(progress: _Progress, part: _Range, content: IO[bytes], response: requests.Response) -> None:
+    """Write what is still missing of a range to `content`, as stored, however the server labels it.
 
-    What comes before them, where all of the file is sent, is skipped. To get some of them is no fault.
+    What comes before it, where all of the file is sent, is skipped. To get some of it is no fault.
     """
-    known, left, size = 0, end - start, 4096
+    start = part.start + content.tell()
+    known, left, size = 0, part.end - start, 4096
     if response.status_code != 206:
         known = start
-        if "html" in response.headers.get("Content-Type", "") and not file.name.endswith((".html", ".htm")):
+        if "html" in response.headers.get("Content-Type", "") and not part.file.name.endswith((".html", ".htm")):
             raise _Fault("a web page came instead of the file")
     elif not response.headers.get("Content-Range", f"bytes {start}-").startswith(f"bytes {start}-"):
         raise _Fault("another part of the file came than was asked for")
@@ -1320,21 +1286,18 @@ def _receive(
             left -= len(block)
             progress.add(len(block))
     except HTTPError:  # in a small block, so that of a line that breaks soon some is kept
-        if left == end - start:
+        if left == part.end - start:
             raise
-    if left == end - start or progress.stop.is_set():
+    if left == part.end - start or progress.stop.is_set():
         raise _Fault("nothing of the file came")
 
 
-def _assemble(
-    access: Access, progress: _Progress, one: _Range, contents: Iterator[IO[bytes]], *, again: bool = False
-) -> None:
-    """Bring the ranges of a file to their place behind what is here; name it if it is the platform's.
+def _assemble(one: _Range, contents: Iterator[IO[bytes]]) -> bool:
+    """Bring the ranges of a file to their place behind what is here; if it is the platform's, name it, and say so.
 
-    Each is written at its place, never appended: another process at the same file writes the same. A file that
-    arrives damaged is fetched once more.
+    Each is written at its place, never appended: another process at the same file writes the same.
     """
-    file, part = one.file, one.kept
+    file, part, target = one.file, one.kept, one.target
     with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b") as output:
         digest = _sum_up(output, file.algorithm, one.start)
         for _ in one.parts():
@@ -1345,29 +1308,23 @@ def _assemble(
         if file.size > CHUNK or file.name == ARCHIVE:  # a thousand small ones would wait for the disk each time
             output.flush()
             os.fsync(output.fileno())
+        is_whole, checksum = output.tell() == file.size, digest.hexdigest()
+    if not is_whole or checksum != (file.checksum or checksum):
+        part.unlink(missing_ok=True)
+        return False
     if not file.algorithm:
         _say(f"- {file.name}: the platform gave no checksum, only the size was checked")
-    elif digest.hexdigest() != file.checksum:
-        part.unlink(missing_ok=True)
-        if again:
-            raise RescaleError(f"{file.name} (file {file.id}) arrived damaged twice: its {file.algorithm} is not the "
-                               "platform's. Nothing was kept; it is still on the platform, try again later")
-        _say(f"- {file.name} arrived damaged; fetching it again")
-        progress.add(-file.size)
-        one = one._replace(start=0)
-        fetched = _at_once(functools.partial(_fetch, access, progress), one.parts())
-        _assemble(access, progress, one, fetched, again=True)
-        return
-    target = one.target
     if target.exists():  # nothing is ever overwritten
-        same = not file.algorithm or _checksum(target, file.algorithm) == file.checksum
-        if same and not part.exists() and target.stat().st_size == file.size:
-            return  # another process has just done so
+        if _checksum(target, file.algorithm) == checksum:  # another process has just done so
+            part.unlink(missing_ok=True)
+            return True
         names = (target.with_name(f"{target.name}.previous-{number}") for number in itertools.count(1))
         aside = next(name for name in names if not name.exists())
         target.rename(aside)
         _say(f"- another {target.name} was there; it is now {aside.name}")
     part.replace(target)
+    return True
+
 
 
 # 8. The previous job's result as input
@@ -1579,8 +1536,7 @@ def _row(
         outcome, result = "succeeded", "on the platform"
         if is_last:
             verdict = _verdict(access, job_id, history, GLANCE_PATIENCE, glance=True)
-            code = f" (exit code {verdict.exit_code})" if verdict.exit_code else ""
-            outcome = f"FAILED{code}" if verdict.outcome == "failed" else verdict.outcome
+            outcome = f"FAILED{verdict.exit_code}" if verdict.outcome == "failed" else verdict.outcome
             here = (Path(job_name, file.relative) for file in verdict.files)
             if verdict.files and all(path.is_file() for path in here):
                 result = f"{job_name}{os.sep}"
