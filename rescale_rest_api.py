@@ -33,14 +33,12 @@ import hashlib
 import http.cookiejar
 import itertools
 import json
-import logging
 import logging.handlers
 import math
 import os
 import re
 import shlex
 import shutil
-import struct
 import subprocess
 import sys
 import tarfile
@@ -95,7 +93,7 @@ PAGE_SIZE = 1000  # entries per page, the platform's largest
 CONNECTIONS = 8  # at once
 CHUNK = 1 << 18  # bytes read, deflated or sent at a time: they fit the processor's cache
 VOLUME_FROM = 1 << 26  # bytes; larger archives go up in volumes ...
-VOLUME, VOLUMES = 1 << 24, 128  # ... of so many bytes at least, so many at most: what a kill costs
+VOLUME, VOLUMES = 1 << 24, 128  # ... of so many bytes at least, so many at most: a kill costs those under way
 RANGE = (1 << 22, 1 << 26)  # bytes of a part that is fetched, at least and at most ...
 RANGES = 64  # ... and about how many of a file: the platform counts requests
 # Of 250 MB of mesh deck and binary fields level 1 is ready soonest, but a pure mesh deck gets 20 % larger than with
@@ -204,12 +202,11 @@ def platform_my_token(
 
 def _apiconfig() -> tuple[Path, dict[str, dict[str, str]]]:
     """The path of the file that Rescale's own CLI writes, and address and key by section; `%` is literal."""
-    path = Path("~/.config/rescale/apiconfig")
+    path = Path(os.path.expanduser("~/.config/rescale/apiconfig"))  # noqa: PTH111  # which needs no home
     parser = configparser.RawConfigParser(default_section="")
     try:
-        path = path.expanduser()
         parser.read_string(path.read_text(encoding="utf-8-sig"))
-    except (FileNotFoundError, NotADirectoryError, RuntimeError):  # the last where there is no home
+    except (FileNotFoundError, NotADirectoryError):
         return path, {}
     except (OSError, ValueError, configparser.Error) as error:
         # The parser's own words quote the file's lines, and with them the key.
@@ -242,7 +239,7 @@ def create_tar_gz(input_path: StrPath | None = None, output_filename: str = ARCH
     if folders:
         _say(f"- folders left out: {', '.join(folders)}")
     if left_out:
-        _say(f"- left out: {', '.join(left_out)}")
+        _say(f"- not packed: {', '.join(left_out)}")
     _pack(files, output)
     _say(f"Successfully created {output.name} in {output.parent}")
     return output
@@ -258,10 +255,8 @@ def _input_files_of(input_path: StrPath | None, archive: str = ARCHIVE) -> tuple
     known = {os.environ.get("RESCALE_API_KEY", ""), *_secrets}
     with contextlib.suppress(RescaleError):
         known |= {section["key"] for section in _apiconfig()[1].values()}
-    keys = [  # plain, or as PowerShell writes
-        key.split()[-1].encode(code) for key in known if len(key.strip()) >= 8
-        for code in ("utf-8", "utf-16-le", "utf-16-be")
-    ]
+    codes = ("utf-8", "utf-16-le", "utf-16-be")  # plain, or as PowerShell writes
+    keys = [key.split()[-1].encode(code) for key in known if len(key.strip()) >= 8 for code in codes]
     files, folders, left_out = list[Path](), list[str](), list[str]()
     with _file_errors(f"input_path {folder} cannot be read"):
         for path in sorted(folder.iterdir()):
@@ -270,7 +265,7 @@ def _input_files_of(input_path: StrPath | None, archive: str = ARCHIVE) -> tuple
             if path.is_dir():
                 folders.append(f"{path.name}/")
             elif path.name in (ARCHIVE, FAILED_ARCHIVE, archive):
-                left_out.append(f"{path.name} (an archive of its own)")
+                left_out.append(f"{path.name} (an old archive)")
             elif any(path.samefile(script) for script in scripts):
                 left_out.append(f"{path.name} (a script, may hold the token)")
             elif not path.is_file():
@@ -280,18 +275,17 @@ def _input_files_of(input_path: StrPath | None, archive: str = ARCHIVE) -> tuple
             elif not _is_bookkeeping(path):
                 files.append(path)
     if not files:
-        raise RescaleError(f"input_path {folder.absolute()} holds no files to pack; all input files must lie directly "
-                           f"in it. Left out: {', '.join([*folders, *left_out]) or 'nothing'}")
+        without = ", ".join([*folders, *left_out]) or "nothing"
+        raise RescaleError(f"input_path {folder.absolute()} holds no files to pack. Not packed: {without}")
     return files, folders, left_out
 
 
 def _is_bookkeeping(path: Path) -> bool:
     """Whether a file is one that this library writes beside the input files: of a chain, a job, an upload."""
     ours = r".+@.+@\d{8}-\d{6}\.(job|log|desktop|url|rescale-001)|\..+\.(part|uploaded|job|chain)"
-    if re.fullmatch(ours, path.name):
-        return True
-    job, links = path.with_suffix(".job"), (path.with_suffix(".desktop"), path.with_suffix(".url"))
-    return path in (job, *links) and job.is_file() and any(link.is_file() for link in links)
+    job, links = path.with_suffix(".job"), [path.with_suffix(".desktop"), path.with_suffix(".url")]
+    is_pair = path in (job, *links) and job.is_file() and any(link.is_file() for link in links)
+    return is_pair or bool(re.fullmatch(ours, path.name))
 
 
 KEY = re.compile(rb"(token|apikey|RESCALE_API_KEY)[=:'\"\s]{1,12}(token\s+)?[0-9a-f]{40}(?![0-9a-f])", re.IGNORECASE)
@@ -320,7 +314,7 @@ def _pack(files: Sequence[Path], output: Path) -> None:
 
 def _tar(files: Iterable[Path], progress: _Progress) -> Iterator[bytes]:
     """A tar archive, without the user names of this machine, which mean nothing on the cluster."""
-    size = 2 * tarfile.BLOCKSIZE  # of the end
+    size, padding = 2 * tarfile.BLOCKSIZE, b""  # of the end
     for path in files:
         with _file_errors(f"{path} cannot be packed; nothing was uploaded"), path.open("rb") as file:
             facts = os.fstat(file.fileno())
@@ -329,7 +323,7 @@ def _tar(files: Iterable[Path], progress: _Progress) -> Iterator[bytes]:
             member.mode = facts.st_mode
             member.mtime = int(facts.st_mtime)  # fractions would cost an extra header per file
             header = member.tobuf()
-            yield header
+            yield padding + header
             while left and (block := file.read(min(CHUNK, left))):
                 yield block
                 progress.add(len(block))
@@ -337,11 +331,9 @@ def _tar(files: Iterable[Path], progress: _Progress) -> Iterator[bytes]:
             after = os.fstat(file.fileno())
         if left or (after.st_size, after.st_mtime_ns) != (facts.st_size, facts.st_mtime_ns):
             raise RescaleError(f"{path} changed while it was packed; nothing was uploaded. No program may write to it")
-        padding = -member.size % tarfile.BLOCKSIZE
-        if padding:
-            yield bytes(padding)
-        size += len(header) + member.size + padding
-    yield bytes(2 * tarfile.BLOCKSIZE + -size % tarfile.RECORDSIZE)
+        padding = bytes(-member.size % tarfile.BLOCKSIZE)
+        size += len(header) + member.size + len(padding)
+    yield padding + bytes(2 * tarfile.BLOCKSIZE + -size % tarfile.RECORDSIZE)
 
 
 def _gzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -365,7 +357,8 @@ def _gzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
                 window = block[-(1 << 15):]
             while len(pending) > (2 * threads if piece else 0):
                 yield pending.popleft().result()
-    yield b"\3\0" + struct.pack("<LL", checksum, size & 0xFFFFFFFF)  # behind an empty last block
+    end = checksum.to_bytes(4, "little") + (size % (1 << 32)).to_bytes(4, "little")
+    yield b"\3\0" + end  # behind an empty last block
 
 
 def _deflated(block: bytes, window: bytes) -> bytes:
@@ -471,9 +464,9 @@ def _store(access: Access, progress: _Progress, journal: str, volume: _Volume) -
             if (held.name, held.size, held.checksum) == (volume.name, volume.size, checksum) and held.usable:
                 progress.add(volume.size)
                 return held.id, False
-    what = f"POST {access[0]}/api/v2/files/contents/"
+    post = functools.partial(_post, access, progress, volume)
     try:
-        file_id, checksum = _patiently(functools.partial(_post, access, progress, volume), what, stop=progress.stop)
+        file_id, checksum = _patiently(post, access, "POST files/contents/", stop=progress.stop)
     except RescaleError as error:
         raise RescaleError(f"{volume.name}, {volume.size:,} bytes: {error}", error.status) from error
     journal_file = volume.path.with_name(f".{volume.path.name}.uploaded")
@@ -564,9 +557,9 @@ def job_setup(
 
     Around `command`, which may `cd` and `exit` as it likes, the job removes the archive that it was given and has
     unpacked, and packs all that is left in its work folder: into rescale.tar.gz if the command succeeded, else into
-    rescale_failed.tar.gz. Links are packed as what they point to. Not packed: process_output.log (its lines so far
-    are in it as `<job_name>.log`), folders named tmp or __pycache__. Nothing is deleted before the archive is complete
-    and nothing writes any more. A command that makes a rescale.tar.gz of its own is left to it.
+    rescale_failed.tar.gz. Links are packed as what they point to, the log so far as `<job_name>.log`. Folders named
+    tmp or __pycache__ directly in the work folder are neither packed nor kept. Nothing is deleted before the archive
+    is complete and nothing writes any more. A command that makes a rescale.tar.gz of its own is left to it.
 
     Returns the job's id. Prints `Job_ID: LFZphb`. Raises RescaleError for values that cannot be right, before the
     platform is asked, and with the platform's own words for those that it refuses.
@@ -580,8 +573,7 @@ def job_setup(
     if not isinstance(inputfiles_list, (list, tuple)) or not all(
         isinstance(entry, Mapping) and isinstance(entry.get("id"), str) and entry["id"] for entry in inputfiles_list
     ):
-        raise RescaleError(f"inputfiles_list = {inputfiles_list!r} is not a list of {{'id': …, 'decompress': True}}; "
-                           "take what upload_local_files or file_previous_job returned")
+        raise RescaleError(f"inputfiles_list = {inputfiles_list!r} is not what upload_local_files returns")
     inputs = [{"id": entry["id"], "decompress": bool(entry.get("decompress", True))} for entry in inputfiles_list]
     variables, features = _licences(license_info, license_features)
     tile = {
@@ -649,15 +641,14 @@ else
     while [ -e "$rescale_log" ]; do rescale_log=${{rescale_log%.log}}.{LOG}; done
     cp {LOG} "$rescale_log" 2> /dev/null || cp ../{LOG} "$rescale_log" 2> /dev/null || rm -f "$rescale_log"
     mkdir -p .rescale && date > .rescale/now && sleep 1 # clocks of file systems tick in seconds
-    find . -mindepth 1 {SKIPPED} -o ! -path ./{FAILED_ARCHIVE} ! -type d -print0 > .rescale/remove
+    find . -mindepth 1 {SKIPPED} -o ! -path ./{ARCHIVE} ! -path ./{FAILED_ARCHIVE} ! -type d -print0 > .rescale/remove
     LC_ALL=C find -L . -mindepth 1 {SKIPPED} -o \\
         \\( -type l -o -xtype l -type d {OUTSIDE} \\) -fprint .rescale/left_out -prune -o \\
         \\( -type f -o -type d \\) -print0 > .rescale/pack 2> .rescale/errors
     rescale_find=$?
     cat .rescale/errors >&2
     sed 's/$/: not packed, a link to nowhere or to a folder outside/' .rescale/left_out >&2
-    rescale_zip=gzip
-    if command -v pigz > /dev/null 2>&1; then rescale_zip=pigz; fi
+    rescale_zip=$(command -v pigz || echo gzip)
     [ $rescale_find -le 1 ] && ! grep -qv -e 'File system loop' -e 'Too many levels' .rescale/errors &&
         {{ tar --null --no-recursion -T .rescale/pack -ch --hard-dereference -f - && : > .rescale/packed; }} |
         $rescale_zip -1 > .rescale/archive && [ -e .rescale/packed ] && [ ! -d $rescale_name ] || rm -f .rescale/packed
@@ -700,20 +691,18 @@ ABAQUS_AT_ONCE = ("terminate", "suspend", "resume", "fetch", "findkeyword", "pyt
 
 def _check_command(command: str) -> None:
     """Refuse what the platform's own check, which the packing would fail, refuses: Abaqus in the background."""
-    for line in re.split(r"[;&|\n]+", re.sub(r"\\\r?\n", " ", command)):
+    for line in re.split(r"(?:[;|\n]|(?<!>)&(?!>))+", re.sub(r"\\\r?\n", " ", command)):
         call = re.search(r"(?:^|[\s/(])(?:abaqus|abq)(?:[\d_.-][\w.-]*)?\s+(.*)", line.partition("#")[0].strip())
         words = re.sub(r"\s*=\s*", "=", re.sub(r"[()\"'`]", " ", call[1])).split() if call else []
         runs = any(re.match(r"-?jo?b?(=|$)", word, re.I) for word in words) and words[0] not in ABAQUS_AT_ONCE
         if runs and not any(len(word) > 2 and "interactive".startswith(word.casefold()) for word in words):
-            raise RescaleError(f"command: {line.strip()!r} returns while Abaqus still runs, and the job would end with "
-                               "it; add the word interactive to that line")
+            raise RescaleError(f"command: {line.strip()!r} ends while Abaqus still runs; add the word interactive")
 
 
 def _check_job_name(job_name: str) -> None:
     """Refuse a job name that cannot name the .job file and the result folder."""
     if not isinstance(job_name, str) or not job_name.strip() or _safe_name(job_name) != job_name:
-        raise RescaleError(f"job_name = {_shown(job_name)} cannot be the name of a file, and results go into a folder "
-                           "of that name; use letters, digits and - _ . @, 200 bytes at most")
+        raise RescaleError(f"job_name = {_shown(job_name)} cannot name a file and a folder; use letters, digits, -_.@")
 
 
 def _whole_number(name: str, value: Any, unit: str) -> int:
@@ -826,8 +815,7 @@ def _read_job(job_file: Path) -> str | None:
 
 
 def _in_use(path: Path) -> RescaleError:
-    return RescaleError(f"{path.name} is in use: another process works on the same job or chain. Nothing was started; "
-                        "let it finish")
+    return RescaleError(f"{path.name}: another process is at work on it, let it finish. Nothing was started")
 
 
 def _start(access: Access, job_file: Path, job_id: str, made: bool) -> bool:
@@ -846,7 +834,10 @@ def _start(access: Access, job_file: Path, job_id: str, made: bool) -> bool:
         except _Fault as fault:
             state = f"it may have been started, and be billed: {fault}"
             again = time.monotonic() < deadline and not fault.final
-            time.sleep(fault.wait)
+            if again and fault.wait:
+                _say(f"- {fault}; trying again in {_duration(fault.wait)}")
+                deadline += fault.wait
+                time.sleep(fault.wait)
         except RescaleError:
             if _shows_status(access, job_id, 0 if first else SUBMIT_PATIENCE):
                 return False
@@ -886,7 +877,7 @@ def job_monitor(rescale_platform: str, my_token: str, job_id: str) -> None:
     _check_job_id(job_id)
     shown, log = list[_Status](), list[str]()
     places = [LOG, f"shared/{LOG}"]  # the second where the tile works in work/shared
-    deadline, next_look = time.monotonic() + SUBMIT_PATIENCE, 0.0
+    patience, next_look = float(SUBMIT_PATIENCE), 0.0
     while True:
         history = _statuses(access, job_id, math.inf)
         for entry in history:
@@ -896,21 +887,20 @@ def job_monitor(rescale_platform: str, my_token: str, job_id: str) -> None:
                 shown.append(entry)
         if _has(history, ENDED):
             break
-        if not shown and time.monotonic() > deadline:
+        if not shown and patience <= 0:
             raise RescaleError(f"job {job_id} has no status: it was never submitted; see job_submit")
         if _has(history, {"executing"}) and time.monotonic() >= next_look:
-            tail = _tail(access, job_id, places[0])
-            if not tail and not log:
+            log = _follow(access, job_id, places[0], log)
+            if not log:
                 places.reverse()
                 if not next_look:
                     _say("Waiting.....")
-            log, next_look = _follow(log, tail), time.monotonic() + LOG_INTERVAL
+            next_look = time.monotonic() + LOG_INTERVAL
         time.sleep(STATUS_INTERVAL)
+        patience -= STATUS_INTERVAL
     verdict = _verdict(access, job_id, history, math.inf)
     if verdict.outcome != "succeeded":
         raise _job_failed(access, job_id, verdict)
-    if log:
-        _follow(log, verdict.log_lines[-FAILURE_LINES:])
 
 
 class _Status(NamedTuple):
@@ -921,7 +911,7 @@ class _Status(NamedTuple):
 
 
 def _statuses(access: Access, job_id: str, patience: float | None = None) -> list[_Status]:
-    """The job's status history, oldest first as far as that can be told; only what is shown depends on the order."""
+    """The job's status history, oldest first as far as that can be told; what is shown and explained depends on it."""
     history: list[_Status] = []
     for item in _pages(access, f"jobs/{job_id}/statuses/", patience):
         status, date, reason = (_short(_text(item, key)) for key in ("status", "statusDate", "statusReason"))
@@ -954,16 +944,15 @@ def _date(text: str) -> datetime.datetime | None:
     return None
 
 
-def _tail(access: Access, job_id: str, place: str) -> list[str]:
-    """The last lines of a live log; for any answer that is not lines there is nothing to read yet, or no more."""
+def _follow(access: Access, job_id: str, place: str, shown: list[str]) -> list[str]:
+    """Print the lines of a live log that have not been shown; return the last ones that have.
+
+    For any answer that is not lines there is nothing to read yet, or no more.
+    """
+    tail = list[str]()
     with contextlib.suppress(RescaleError, AttributeError, KeyError, TypeError):
         reply = _request(access, "GET", f"jobs/{job_id}/runs/1/tail/{place}", patience=0, params={"lines": LOG_LINES})
-        return [line.rstrip("\r\n") for line in reply["lines"]]
-    return []
-
-
-def _follow(shown: list[str], tail: list[str]) -> list[str]:
-    """Print the lines of `tail` that have not been shown; return the last ones that have."""
+        tail = [line.rstrip("\r\n") for line in reply["lines"]]
     new, gap = _new_lines(shown, tail)
     own = _without_command(new)
     if own and (gap or (not shown and len(own) == LOG_LINES)):
@@ -1026,7 +1015,7 @@ def _verdict(
     code = _exit_code(lines)
     word = reasons[0].casefold() == SUCCESS if reasons else code == 0
     said = "; ".join(dict.fromkeys(reasons[::-1])) or ", ".join(entry.status for entry in ends)
-    stopped = re.search(r"\buser\b|cancel", said, re.I) or _has(history, STOPPED)
+    stopped = re.search(r"\buser (terminat|stop)|(terminated|stopped) by|cancel", said, re.I) or _has(history, STOPPED)
     outcome = "stopped" if stopped else "failed"
     if proven or ((archive or not ours) and word and not code):
         outcome = "succeeded"
@@ -1050,7 +1039,8 @@ def _finished_log(access: Access, files: list[_File], patience: float | None, ne
     place = Path(tempfile.gettempdir(), LOG)
     end = _Range(log, place, place, max(0, log.size - LOG_TAIL), log.size)
     try:  # but no longer: where files lie may be out of reach for ever
-        with _fetch(access, _Progress(LOG, 0), end, patience=min(patience or PATIENCE, PATIENCE)) as content:
+        patience = min(patience or PATIENCE, PATIENCE)
+        with _file_errors(LOG), _fetch(access, _Progress(LOG, 0), end, patience=patience) as content:
             lines = content.read().decode("utf-8", "replace").splitlines()
     except RescaleError:
         if needed:
@@ -1073,7 +1063,7 @@ def _job_failed(access: Access, job_id: str, verdict: _Verdict) -> JobFailed:
         *(f"    {line}" for line in lines),
         next(meanings, ""),
         f"Result page: {_result_page(access[0], job_id)}",
-        f"What it wrote until then is kept there; fetch it with: {_command('download', job_id)}",
+        f"To download its files: {_command('download', job_id)}",
     ])), job_id, verdict.reason, lines)
 
 
@@ -1119,8 +1109,8 @@ def job_download(rescale_platform: str, my_token: str, job_name: str, job_id: st
     here = f", {len(files) - len(sizes)} were here already" if len(sizes) < len(files) else ""
     _say(f"Total {len(sizes)} files, {sum(sizes) / 1024**2:.3f} MB downloaded{here}")
     if unfinished:
-        raise RescaleError(f"job {job_id}: the platform has not stored these files yet: {', '.join(unfinished)}. "
-                           f"Try again later: {_command('download', job_id)}")
+        raise RescaleError(f"These files are not stored on the platform yet: {', '.join(unfinished)}. To download them "
+                           f"later: {_command('download', job_id)}")
     return targets
 
 
@@ -1178,7 +1168,7 @@ def _outputs(
     Inputs are no outputs: what the job was `given` is left out, whatever the list says. What has been deleted since is
     in, for it proves the same. After `wait` seconds the list counts as it is.
     """
-    deadline, before = time.monotonic() + wait, None
+    waited, before = 0, None
     while True:
         listed = {file.id: file for file in map(_file, _pages(access, f"jobs/{job_id}/files/", patience))}
         files = [file for file in listed.values() if not any(
@@ -1187,10 +1177,11 @@ def _outputs(
             for one in given
         )]
         complete = all(file.usable or file.deleted for file in files) and any(file.name in wanted for file in files)
-        if (complete and files == before) or time.monotonic() >= deadline:
+        if (complete and files == before) or waited >= wait:
             return files
-        before = files
-        time.sleep(FILES_INTERVAL if complete else STATUS_INTERVAL)
+        before, pause = files, FILES_INTERVAL if complete else STATUS_INTERVAL
+        time.sleep(pause)
+        waited += pause  # and not what an outage takes
 
 
 def _result(files: Sequence[_File]) -> _File | None:
@@ -1261,7 +1252,7 @@ def _fetch(access: Access, progress: _Progress, part: _Range, *, patience: float
     while (start := part.start + content.tell()) < part.end:
         asked = {"Range": f"bytes={start}-{part.end - 1}"}
         send = functools.partial(_send, access, "GET", path, elsewhere=True, headers=asked, read=read)
-        _patiently(send, f"GET {access[0]}/api/v2/{path}", patience, progress.stop)
+        _patiently(send, access, f"GET {path}", patience, progress.stop)
     content.seek(0)
     return content
 
@@ -1326,7 +1317,6 @@ def _assemble(one: _Range, contents: Iterator[IO[bytes]]) -> bool:
     return True
 
 
-
 # 8. The previous job's result as input
 
 
@@ -1340,12 +1330,9 @@ def file_previous_job(rescale_platform: str, my_token: str, job_id: str) -> list
     verdict = _ended((rescale_platform, my_token), job_id)
     archive = _result(verdict.files)
     if verdict.outcome != "succeeded" or not archive or archive.deleted:
-        there = ", ".join(_short(file.relative, 80) for file in verdict.files[:20]) or "nothing"
-        what = f"left no {ARCHIVE}" if not archive else f"left a {ARCHIVE} that was deleted since"
-        if verdict.outcome != "succeeded":
-            what = f"has {verdict.outcome} ({verdict.reason})"
-        raise RescaleError(f"job {job_id} {what}, so the next job has no input; it left: {there}. "
-                           f"See {_result_page(rescale_platform, job_id)}")
+        there = [_short(file.relative, 80) + " (deleted since)" * file.deleted for file in verdict.files[:20]]
+        raise RescaleError(f"job {job_id} has {verdict.outcome} ({verdict.reason}); the next job needs its {ARCHIVE}, "
+                           f"but it left: {', '.join(there) or 'nothing'}: {_result_page(rescale_platform, job_id)}")
     inputfiles_list = [{"id": archive.id, "decompress": True}]
     _say(f"inputfiles_list = {inputfiles_list}")
     return inputfiles_list
@@ -1410,16 +1397,14 @@ def check_settings(
     cores = _whole_number("core_per_slot", core_per_slot, "cores")
     hours = _whole_number("walltime", walltime, "hours")
     most = cores * hours * _whole_number("slot", slot, "slots (1 for all but DOE)")
-    me = _request(access, "GET", "users/me/")
-    _say(f"- account {_text(me, 'email') or '?'}")
+    _say(f"- account {_text(_request(access, 'GET', 'users/me/'), 'email') or '?'}")
     _say(f"- {code_name} {version_code} on {slot} x {cores} cores of {coretype_code}, at most {hours} h, project "
          f"{projectid or 'none'}, licence {', '.join(variables) or 'none'}")
     if input_path is not None:
         files, folders, _ = _input_files_of(input_path)
         sizes = sorted(((path.stat().st_size / 1024**2, path.name) for path in files), reverse=True)
-        _say(f"- {len(files)} files to pack and upload, {sum(size for size, _ in sizes):,.3f} MB; the largest: "
-             + ", ".join(f"{name} {size:,.3f} MB" for size, name in sizes[:5])
-             + (f"; folders left out: {', '.join(folders)}" if folders else ""))
+        largest = ", ".join(f"{name} {size:,.3f} MB" for size, name in sizes[:5])
+        _say(f"- {len(files)} files to pack and upload, {sum(size for size, _ in sizes):,.3f} MB, largest: {largest}")
     core_types, tiles = _catalogue(access, "coretypes/", "code"), _catalogue(access, "analyses/", "code")
     active = {code: item for code, item in core_types.items() if item.get("isActive") is not False}
     versions = tiles.get(str(code_name), {}).get("versions")
@@ -1431,13 +1416,8 @@ def check_settings(
     unknown = [*itertools.chain.from_iterable(_unknown(*one) for one in known)]
     node = sorted(size for size in core_type.get("cores") or [] if isinstance(size, int) and size > 0)
     if node and cores not in node and cores % node[-1]:  # else whole nodes
-        nodes = cores // node[-1]
-        near = sorted({*node, node[-1] * max(nodes, 1), node[-1] * (nodes + 1)}, key=lambda size: abs(size - cores))
-        unknown.append(f"core_per_slot = {cores}: {coretype_code} has {', '.join(map(str, node))} cores, or multiples "
-                       f"of {node[-1]}; nearest: {' or '.join(map(str, sorted(near[:2])))}")
-    longest = me.get("maxJobHours") if isinstance(me, dict) else None
-    if isinstance(longest, int) and 0 < longest < hours:
-        unknown.append(f"walltime = {hours}: this account's jobs may run for {longest} hours at the most")
+        has = ", ".join(map(str, node))
+        unknown.append(f"core_per_slot = {cores}: {coretype_code} has {has} cores, or multiples of {node[-1]}")
     price = _price(core_type)
     cost = f" = {jobs * most * price:,.2f} at {price:g} per core-hour as the platform lists it, licences not included" \
         if price else "; the platform lists no price for them"
@@ -1446,8 +1426,7 @@ def check_settings(
         for line in unknown:
             _say(f"- unknown to this rehearsal, which takes it all the same: {line}")
     elif unknown:
-        text = "\n".join(unknown)
-        raise RescaleError(f"The settings are not right; nothing was uploaded or started:\n{text}")
+        raise RescaleError("\n".join(["The settings are not right; nothing was uploaded or started:", *unknown]))
 
 
 def _price(core_type: Mapping[str, Any]) -> float:
@@ -1496,9 +1475,7 @@ def chain_overview(rescale_platform: str, my_token: str, jobs: Mapping[str, str 
     price, and where its result is. Never raises for what the platform does not tell just now: that is a `?`.
     Source: GET /api/v2/jobs/{id}/, …/statuses/, …/files/, /api/v2/coretypes/ (rescale-api.md §5, §7, §9, §11).
     """
-    _say("")
-    for line in _table((rescale_platform, my_token), jobs):
-        _say(line)
+    _say("\n".join(["", *_table((rescale_platform, my_token), jobs)]))
 
 
 def _table(access: Access, jobs: Mapping[str, str | None]) -> list[str]:
@@ -1515,13 +1492,13 @@ def _table(access: Access, jobs: Mapping[str, str | None]) -> list[str]:
             cells = ["unknown here" if error.status == 404 else "?"]
         rows.append([name, job_id or "-", *cells, *[""] * (6 - len(cells))])
     columns = [column for column in zip(*rows) if any(column[1:])]  # no empty one, as where no price is listed
-    wide = [[cell + " " * sum(unicodedata.east_asian_width(letter) in "WF" for letter in cell) for cell in column]
-            for column in columns]  # a Korean letter takes two columns
-    lines = zip(*(
-        [cell + " " * (max(map(len, others)) - len(other)) for cell, other in zip(column, others)]
-        for column, others in zip(columns, wide)
-    ))
-    return ["  ".join(line).rstrip() for line in lines]
+    padded = ([cell + " " * (max(map(_width, column)) - _width(cell)) for cell in column] for column in columns)
+    return ["  ".join(line).rstrip() for line in zip(*padded)]
+
+
+def _width(text: str) -> int:
+    """How many columns a text takes on a terminal: a Korean letter takes two."""
+    return len(text) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
 
 
 def _row(
@@ -1554,8 +1531,6 @@ def _row(
     return [outcome, _duration(spent[False]), _duration(spent[True]), core_hours, cost, result]
 
 
-
-
 # A chain, for main.py
 
 
@@ -1582,16 +1557,26 @@ class Chain:
         self.started_at, self.input_path = started_at, input_path or "."
         self.links: list[Link] = []
         for name, command in batches:
-            job_name, previous = f"{user}@{name}@{started_at}", self.links[-1] if self.links else None
-            self.links.append(Link(name, command, job_name, _read_job(Path(f"{job_name}.job")) or None, previous))
-        kept = list(Path().glob(f".{glob.escape(user)}@*@{started_at}.chain"))
+            previous = self.links[-1] if self.links else None
+            self.links.append(Link(name, command, f"{user}@{name}@{started_at}", None, previous))
+        self.kept_as = f".{glob.escape(user)}@*@{started_at}.chain"
+        self.read()
+
+    def read(self) -> None:
+        """Read the state as it is now."""
+        for link in self.links:
+            link.job_id = _read_job(Path(f"{link.job_name}.job")) or None
+        kept = list(Path().glob(self.kept_as))
         self.name = kept[0].name[1:-len(".chain")] if kept else self.links[0].job_name
-        self.memory: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            self.memory = dict(json.loads(kept[0].read_text("utf-8")))
+        try:
+            self.memory: dict[str, Any] = dict(json.loads(kept[0].read_text("utf-8"))) if kept else {}
+        except (OSError, ValueError, TypeError) as error:
+            raise RescaleError(f"{kept[0]} cannot be read: {error}. Without it no changed input file is used: repair "
+                               "it, or move it away") from error
         self.inputs: dict[str, dict[str, list[Any]]] = self.memory.setdefault("inputs", {})
 
     def __iter__(self) -> Iterator[Link]:
+        """The links from the last one that has a job on; what the first link takes is remembered."""
         done = self.done()
         if done:
             _say(f"- {', '.join(link.batch_name for link in self.links[:done])}: succeeded earlier")
@@ -1600,9 +1585,10 @@ class Chain:
             if not link.job_id and not link.previous:
                 self.remember(link, _input_files_of(self.input_path)[0])
             elif not link.job_id and link.batch_name not in self.inputs:
-                changed = ", ".join(path.name for path in self.changes(link)[0])
-                if changed:
-                    _say(f"- changed since, and not used: {changed}; --repeat would use them")
+                with contextlib.suppress(RescaleError):  # of a folder that cannot be read, which does not matter now
+                    changed = ", ".join(path.name for path in self.changes(link)[0])
+                    if changed:
+                        _say(f"- input files changed, but not used by this job: {changed}; --repeat uses them")
             yield link
 
     def done(self) -> int:
@@ -1625,11 +1611,10 @@ class Chain:
 
     def remember(self, link: Link | None = None, files: Sequence[Path] = ()) -> None:
         """Write the memory, with these files as the inputs of a link."""
-        path = Path(f".{self.name}.chain")
         with _file_errors("nothing was started"):
             if link:
                 self.inputs[link.batch_name] = {file.name: _facts(file) for file in files}
-            with _whole_file(path) as memory:
+            with _whole_file(Path(f".{self.name}.chain")) as memory:
                 memory.write(json.dumps(self.memory).encode())
 
     def changes(self, link: Link) -> tuple[list[Path], list[str]]:
@@ -1637,14 +1622,13 @@ class Chain:
         given: dict[str, list[Any]] = {}
         for before in self.links[: self.links.index(link)]:
             given.update(self.inputs.get(before.batch_name, {}))
-        files = []
-        with contextlib.suppress(RescaleError):  # of a folder that is gone, too
-            files = _input_files_of(self.input_path)[0] if given else []
+        files = _input_files_of(self.input_path)[0] if given and Path(self.input_path).is_dir() else []
         # The same size and time: the same. Else the sum tells: it may only have been touched.
-        changed = [
-            path for path in files if [path.stat().st_size, path.stat().st_mtime_ns] != given.get(path.name, [])[:2]
-            and _facts(path)[::2] != given.get(path.name, [])[::2]
-        ]
+        with _file_errors("an input file cannot be read"):
+            changed = [
+                path for path in files if [path.stat().st_size, path.stat().st_mtime_ns] != given.get(path.name, [])[:2]
+                and _facts(path)[::2] != given.get(path.name, [])[::2]
+            ]
         return changed, sorted(set(given) - {path.name for path in files})
 
     def mended_files(self, link: Link) -> list[dict[str, Any]]:
@@ -1652,9 +1636,10 @@ class Chain:
         names = list(self.inputs.get(link.batch_name, {})) if link.previous else []
         if not names:
             return []
+        # As a volume, which the head of the job's command unpacks over what the job before has left.
         volume, files = Path(f"{link.job_name}.rescale-001"), [Path(self.input_path, name) for name in names]
         self.remember(link, files)
-        _say(f"- goes along, unpacked over the result before: {', '.join(names)}")
+        _say(f"- changed input files for this job: {', '.join(names)}")
         _pack(files, volume)
         entries = upload_local_files(self.rescale_platform, self.my_token, volume, decompress=False)
         for path in (volume, volume.with_name(f".{volume.name}.uploaded")):
@@ -1663,24 +1648,25 @@ class Chain:
 
     def first_to_repeat(self, batch_name: str | None) -> int | None:
         """Which link --repeat begins with: the one that --from names, else the one that has failed, if one has."""
-        access, number = (self.rescale_platform, self.my_token), self.done()
-        names = [link.batch_name for link in self.links if link.job_id]
+        access = self.rescale_platform, self.my_token
+        numbers = {link.batch_name: number for number, link in enumerate(self.links) if link.job_id}
         if batch_name is not None:
-            if batch_name not in names:
-                raise RescaleError(f"--from {batch_name}: this chain has come to: {', '.join(names) or 'no job'}")
-            number = [link.batch_name for link in self.links].index(batch_name)
-        jobs = [link.job_id for link in self.links[number:] if link.job_id]
-        running = [job_id for job_id in jobs if not _has(_statuses(access, job_id), ENDED)]
-        if running and batch_name is not None:
-            raise RescaleError(f"job {running[0]} has not ended; to stop it: {_command('stop', running[0])}")
-        if running or (batch_name is None and not jobs):
+            if batch_name not in numbers:
+                raise RescaleError(f"--from {batch_name}: only these have a job: {', '.join(numbers) or 'none'}")
+            for link in self.links[numbers[batch_name]:]:  # one that was never started is replaced, too
+                if link.job_id and _shows_status(access, link.job_id, SUBMIT_PATIENCE) \
+                        and not _has(_statuses(access, link.job_id), ENDED):
+                    raise RescaleError(f"Job {link.job_id} has not ended. To stop it: {_command('stop', link.job_id)}")
+            return numbers[batch_name]
+        number, job_id = self.done(), self.links[self.done()].job_id
+        if not job_id or not _has(_statuses(access, job_id), ENDED):
             return None
-        if batch_name is None and _ended(access, str(jobs[0])).outcome == "succeeded":
-            if number + 1 < len(self.links):
-                return number + 1  # it has no job yet
-            _say("- no job has failed, so none is repeated; to repeat one all the same: --repeat --from BATCH")
-            return None
-        return number
+        if _ended(access, job_id).outcome != "succeeded":
+            return number
+        if number + 1 < len(self.links):
+            return number + 1  # it has no job yet
+        _say("- no job has failed. To run jobs again anyway: --repeat --from BATCH")
+        return None
 
     def repeat(self, number: int) -> None:
         """Prepare new jobs for a link and all behind it: from here on whatever is killed is only resumed."""
@@ -1690,10 +1676,10 @@ class Chain:
         for other in self.links[number:]:
             self.inputs.pop(other.batch_name, None)
         if number and not self.inputs:
-            _say("- what input files this chain was given is not known here, so none goes along")
+            _say("- it is not known here which input files this chain had, so no changed ones are used")
         elif number:
-            _say(f"- input files changed since: {', '.join(path.name for path in changed) or 'none'}"
-                 + (f"; deleted here, but still in the chain: {', '.join(gone)}" if gone else ""))
+            deleted = f"; deleted here, but still in the chain: {', '.join(gone)}" if gone else ""
+            _say(f"- input files changed since: {', '.join(path.name for path in changed) or 'none'}{deleted}")
         self.memory["replaced"] = old
         self.remember(link if changed else None, changed)
         self.retire()
@@ -1702,7 +1688,7 @@ class Chain:
         """Take away the .job files and the result folders of jobs that are replaced, the last first."""
         for link in reversed(self.links):
             if link.job_id and link.job_id in self.memory.get("replaced", []):
-                with _file_errors(f"{link.job_name} cannot be renamed; nothing was started"):
+                with _file_errors("nothing was started"):
                     if Path(link.job_name).is_dir():
                         Path(link.job_name).rename(f"{link.job_name}.{link.job_id}")
                     _set_aside(Path(f"{link.job_name}.job"), link.job_id)
@@ -1740,13 +1726,14 @@ def chain(
         if not options.check:
             early.setTarget(_LogFile(chosen.name))
             early.capacity = 0  # from now on nothing waits
+            chosen.read()  # now that no other process works on it
         this = chosen
         _prepare(this, settings, license_features, options)
         yield this
         _end(this, "succeeded", at_end, "")
         _say(f"Done: the result is in {this.links[-1].job_name}{os.sep}")
-    except (RescaleError, KeyboardInterrupt) as error:
-        status, text = (1, str(error)) if isinstance(error, RescaleError) else (130, "Interrupted.")
+    except (RescaleError, OSError, KeyboardInterrupt) as error:
+        status, text = (130, "Interrupted.") if isinstance(error, KeyboardInterrupt) else (1, str(error))
         _complain(text)
         if this and status == 1 and not options.check:
             _end(this, "failed", at_end, text)
@@ -1834,7 +1821,7 @@ def _chosen(batches: Batches, input_path: StrPath | None, options: argparse.Name
         access = platform_my_token()
     except RescaleError:
         if named is not None and chains and chains[0].is_rehearsed():
-            _stop(f"The chain of {chains[0].started_at} is one of a rehearsal, which alone knows it: python "
+            _stop(f"The chain {chains[0].started_at} is one of a rehearsal. Ask it with: python "
                   f"tests/rescale_simulator.py --folder FOLDER {Path(sys.argv[0]).name} --status")
         raise
     _say(f"rescale_rest_api {__version__}: {Path(sys.argv[0]).name}: {', '.join(name for name, _ in batches)}")
@@ -1842,10 +1829,8 @@ def _chosen(batches: Batches, input_path: StrPath | None, options: argparse.Name
     if named is None:
         if not options.new and not options.check:
             _guard(access, chains)
-        started_at = f"{_now():%Y%m%d-%H%M%S}"
-        while any(Path().glob(f"*@{started_at}.*")):
+        while any(Path().glob(f"*@{(started_at := _now().strftime('%Y%m%d-%H%M%S'))}.*")):
             time.sleep(1)  # one has been started in this very second
-            started_at = f"{_now():%Y%m%d-%H%M%S}"
         chains = [Chain(batches, _user(), started_at, input_path)]
     else:  # the one of this time, else the newest of this script; never one of a rehearsal for the platform
         chains = [
@@ -1856,7 +1841,7 @@ def _chosen(batches: Batches, input_path: StrPath | None, options: argparse.Name
         ]
         if not chains:
             _stop(f"There is no chain {named or 'of this script'} in {Path.cwd()}: its .job files must be here, and "
-                  "the names in batches as they were; the chain of a rehearsal is known to the rehearsal only")
+                  "the names in batches as they were. Only the rehearsal knows the chain of a rehearsal")
     chains[0].rescale_platform, chains[0].my_token = access
     if options.status is not None:
         chain_overview(*access, chains[0].jobs())
@@ -1884,7 +1869,7 @@ def _guard(access: Access, chains: Sequence[Chain]) -> None:
             failed = outcome in ("failed", "stopped")
             chain_overview(*access, this.jobs())
             how, what = ("--repeat", "To repeat what has failed") if failed else ("--resume", "To go on with it")
-            _stop(f"The chain of {this.started_at} is unfinished here, so nothing was started.\n"
+            _stop(f"The chain {this.started_at} is not finished. Nothing was started.\n"
                   f"{what}:  {_command(how, this.started_at)}\nTo start another:  {_command('--new')}")
 
 
@@ -1892,6 +1877,8 @@ def _prepare(
     this: Chain, settings: tuple[Any, ...], license_features: Mapping[str, int] | None, options: argparse.Namespace
 ) -> None:
     """Check the settings and say what will be paid; then set aside what is repeated."""
+    if not options.check:
+        this.retire()  # what a repeat that was killed has left to do
     number = this.first_to_repeat(options.batch) if options.repeat is not None else None
     unpaid = this.links[this.done() if number is None else number:]
     if number is None and unpaid[0].job_id:
@@ -1901,15 +1888,14 @@ def _prepare(
             this.rescale_platform, this.my_token, *settings, license_features=license_features, jobs=len(unpaid) or 1,
             input_path=this.input_path if unpaid and not unpaid[0].previous else None,
         )
-        _say(f"- jobs to be paid: {len(unpaid)} ({', '.join(link.batch_name for link in unpaid) or 'none'})")
+        _say(f"- jobs that will cost money: {len(unpaid)} ({', '.join(link.batch_name for link in unpaid) or 'none'})")
     if options.check:
         how = [f"--{name}" for name in ("resume", "repeat") if getattr(options, name) is not None]
-        _say("The settings are right; nothing was started. Start: "
-             + _command(*how, *(["--from", options.batch] if options.batch else [])))
+        how += ["--from", options.batch] if options.batch else []
+        _say(f"The settings are right; nothing was started. Start: {_command(*how)}")
         raise SystemExit(0)
     this.memory = {"began": time.time(), "script": Path(sys.argv[0]).name, **this.memory}
     this.remember()
-    this.retire()
     if number is not None:
         this.repeat(number)
 
@@ -1917,8 +1903,7 @@ def _prepare(
 def _end(this: Chain, outcome: str, at_end: str | None, failure: str) -> None:
     """Print the table of a chain, and run the user's command."""
     lines = _table((this.rescale_platform, this.my_token), this.jobs())
-    for line in ["", *lines]:
-        _say(line)
+    _say("\n".join(["", *lines]))
     if at_end:
         summary = _printable("\n".join([*lines, *failure.splitlines()[:1]]))
         environment = {**os.environ, "CHAIN_STATUS": outcome, "CHAIN_NAME": this.name, "CHAIN_SUMMARY": summary}
@@ -1935,15 +1920,15 @@ def _what_next(this: Chain | None, failure: BaseException) -> str:
     """What the user can do after an error or Ctrl-C."""
     jobs = [link.job_id for link in this.links if link.job_id] if this else []
     if not this or not jobs:
-        return "No job was started."
+        return "Nothing was started."
     if isinstance(failure, JobFailed):
-        return f"Fix the problem, then repeat this job only: {_command('--repeat', this.started_at)}"
-    text, state = f"To go on:    {_command('--resume', this.started_at)}", "may still run, and then costs money"
+        return f"Fix the problem, then type: {_command('--repeat', this.started_at)}"
+    text, state = f"To go on:    {_command('--resume', this.started_at)}", "may still be running and cost money"
     with contextlib.suppress(RescaleError, KeyboardInterrupt):
         history = _statuses((this.rescale_platform, this.my_token), jobs[-1], GLANCE_PATIENCE)
         if _has(history, ENDED) or not history:
             return text
-        state = "still runs and costs money"
+        state = "is still running and costs money"
     return f"Job {jobs[-1]} {state}.\n{text}\nTo stop it:  {_command('stop', jobs[-1])}"
 
 
@@ -1969,15 +1954,15 @@ def _main(arguments: Sequence[str] | None = None) -> int:
             access = platform_my_token(profile=options.profile)
         if options.command == "download":
             failed = _ended(access, job_id).outcome != "succeeded"
-            name = _safe_name(_text(_request(access, "GET", f"jobs/{job_id}/"), "name")) or job_id
-            job_download(*access, f"{name}.{job_id}" if failed else name, job_id)
+            name = _safe_name(_text(_request(access, "GET", f"jobs/{job_id}/"), "name"))
+            job_download(*access, f"{name[:60]}.{job_id}" if failed else name, job_id)
         else:
             {"settings": job_settings, "monitor": job_monitor, "stop": job_stop}[options.command](*access, job_id)
-    except RescaleError as error:
+    except (RescaleError, OSError) as error:
         _complain(str(error))
         return 1
     except KeyboardInterrupt:
-        _complain(f"Interrupted. Job {options.job_id} still runs and costs money, unless it has ended.")
+        _complain(f"Interrupted. Job {options.job_id} may still be running and cost money.")
         return 130
     return 0
 
@@ -1996,20 +1981,23 @@ class _Fault(Exception):
 def _request(access: Access, method: str, path: str, *, patience: float | None = None, **how: Any) -> Any:
     """Send a request until it comes through; see _send and _patiently."""
     send = functools.partial(_send, access, method, path, **how)
-    return _patiently(send, f"{method} {access[0]}/api/v2/{path}", patience)
+    return _patiently(send, access, f"{method} {path}", patience)
 
 
 def _patiently(
-    attempt: Callable[[], T], what: str, patience: float | None = None, stop: threading.Event | None = None
+    attempt: Callable[[], T], access: Access, what: str, patience: float | None = None,
+    stop: threading.Event | None = None,
 ) -> T:
     """Try again until an attempt comes through, with growing pauses, for `patience` seconds of faults.
 
-    A pause that the platform asks for is kept. Raises what an attempt raises but for a fault, and RescaleError when
-    patience is over or `stop` is set.
+    A pause that the platform asks for is kept; who has the usual patience, or more, has THROTTLE_PATIENCE for these.
+    Raises what an attempt raises but for a fault, and RescaleError when patience is over, `stop` is set, or for a
+    fault that is final, unless patience has no end.
     """
-    host, stop = urlsplit(what.split()[1]).netloc, stop or threading.Event()
+    host, stop = urlsplit(_platform(access[0])).netloc, stop or threading.Event()
     patience = PATIENCE if patience is None else patience
-    pause, spent, told_at = 1.0, 0.0, -math.inf
+    longest = max(patience, THROTTLE_PATIENCE) if patience >= PATIENCE else patience
+    pause, spent, asked, told_at = 1.0, 0.0, 0.0, -math.inf
     while True:
         began = time.monotonic()
         try:
@@ -2019,14 +2007,14 @@ def _patiently(
             return answer
         except _Fault as fault:
             wait = max(pause, fault.wait)
+            asked += fault.wait
             # A long transfer that breaks costs no more patience than a request that times out.
-            spent += min(time.monotonic() - began, READ_TIMEOUT) + wait
-            limit = max(patience, THROTTLE_PATIENCE) if fault.wait and patience >= PATIENCE else patience
-            if spent > limit or (fault.final and patience < math.inf) or stop.is_set():
-                raise RescaleError(f"{what} failed: {fault}") from fault
-            if spent >= 5 and spent - told_at >= OUTAGE_INTERVAL:
-                told_at = spent
-                _say(f"- no answer from {host} for {_duration(spent)} ({fault}); trying until it is back")
+            spent += min(time.monotonic() - began, READ_TIMEOUT) + (0 if fault.wait else pause)
+            if spent > patience or asked > longest or (fault.final and patience < math.inf) or stop.is_set():
+                raise RescaleError(f"{what} at {host} failed: {fault}") from fault
+            if spent + asked >= 5 and spent + asked - told_at >= OUTAGE_INTERVAL:
+                told_at = spent + asked
+                _say(f"- {host}: {fault}; trying until it is back, next in {_duration(wait)}")
         pause = min(2 * pause, 60)
         end = time.monotonic() + wait
         while (left := end - time.monotonic()) > 0 and not stop.is_set():
@@ -2117,8 +2105,8 @@ def _refusal(response: requests.Response, platform: str) -> Exception:
     with contextlib.suppress(HTTPError, OSError):
         body = response.raw.read(LOG_TAIL, decode_content=True) or b""
     said = kind if "html" in kind or not body else body.decode("utf-8", "replace")
-    with contextlib.suppress(ValueError, RecursionError):
-        said = "; ".join(_flatten(json.loads(said)))
+    if "json" in kind:
+        said = re.sub(r'[{}\[\]"]+', "", said).replace(",", ", ")  # field: text
     words = f"{status} {response.reason or ''}: {_short(said, 1000)}".replace(" : ", ": ")
     if status < 400:
         host = urlsplit(response.headers.get("Location", "")).netloc
@@ -2132,16 +2120,6 @@ def _refusal(response: requests.Response, platform: str) -> Exception:
     }.get(status, "")
     text = f"{response.request.method} {response.url} was refused: {words}{hint}"
     return RescaleError(text, status) if "json" in kind else _Fault(text, final=True)  # of a proxy, or a gateway
-
-
-def _flatten(error: Any, path: str = "") -> Iterator[str]:
-    """Nested field errors as `jobanalyses.0.hardware.coresPerSlot: …`."""
-    if isinstance(error, (dict, list)):
-        for key, value in error.items() if isinstance(error, dict) else enumerate(error):
-            named = key != "detail" and (isinstance(error, dict) or isinstance(value, (dict, list)))
-            yield from _flatten(value, f"{path}.{key}".lstrip(".") if named else path)
-    else:
-        yield f"{path}: {error}" if path else str(error)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
@@ -2194,8 +2172,7 @@ def _platform(rescale_platform: str | None) -> str:
     elif url.startswith("http:") and not _is_loopback(url):
         wrong = f"{text!r} would send the token unencrypted; write https://"
     elif rehearsal and urlsplit(url).netloc != urlsplit(rehearsal).netloc:
-        wrong = f"this is a rehearsal, and {url} is not its simulator: nothing was sent. Let platform_my_token() " \
-            "find the address instead of writing it into the script"
+        wrong = f"{url} is not the simulator of this rehearsal; nothing was sent. Let platform_my_token() find it"
     if wrong:
         raise RescaleError(f"rescale_platform: {wrong}")
     return url
@@ -2302,9 +2279,8 @@ def _whole_file(path: Path) -> Iterator[IO[bytes]]:
             if not os.path.samestat(part.stat(), os.fstat(file.fileno())):
                 raise _in_use(path)
         part.replace(path)
-    except BaseException:
+    finally:
         part.unlink(missing_ok=True)
-        raise
 
 
 def _at_once(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -2392,6 +2368,7 @@ class _LogFile(logging.FileHandler):
         path = Path(f"{chain_name}.log").absolute()
         with _file_errors(f"{path.name} cannot be written; nothing was started"):
             super().__init__(path, encoding="utf-8", errors="replace")
+        self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         try:
             if fcntl and self.stream:
                 fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -2400,10 +2377,6 @@ class _LogFile(logging.FileHandler):
             raise _in_use(path) from None
         except OSError:  # a file system without locks
             pass
-
-    def format(self, record: logging.LogRecord) -> str:
-        when = datetime.datetime.fromtimestamp(record.created).strftime("%Y-%m-%d %H:%M:%S")
-        return "\n".join(f"{when}  {line}" for line in record.getMessage().splitlines() or [""])
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # a full disk must not end a chain
         pass

@@ -42,28 +42,20 @@ JOB = {"id": JOB_ID, "name": "job", "projectId": "xDdRk", "jobanalyses": [{
     "hardware": {"coreType": "emerald", "coresPerSlot": 2, "slots": 1, "walltime": 3},
     "userDefinedLicenseSettings": {"featureSets": [{"features": [{"name": "abaqus", "count": 5}]}]},
 } for code in ("abaqus", "user_included")]}
-LOOKS = [f"jobs/{JOB_ID}/", f"jobs/{JOB_ID}/statuses/", f"jobs/{JOB_ID}/files/"]
-SUBMIT, STOP, TAIL = (f"jobs/{JOB_ID}/{path}" for path in ("submit/", "stop/", "runs/1/tail/process_output.log"))
-CATALOGUES = ["analyses/", "coretypes/", "users/me/projects/"]
+STATUSES, OUTPUTS = f"jobs/{JOB_ID}/statuses/", f"jobs/{JOB_ID}/files/"
 HONEST = {  # what an honest platform answers
-    **Platform(files=FILES).answers, "jobs/": JOB, LOOKS[0]: JOB, SUBMIT: {}, STOP: {}, TAIL: {"lines": ["one", "two"]},
+    **Platform(files=FILES).answers, "jobs/": JOB, f"jobs/{JOB_ID}/": JOB, f"jobs/{JOB_ID}/submit/": {},
+    f"jobs/{JOB_ID}/stop/": {}, f"jobs/{JOB_ID}/runs/1/tail/process_output.log": {"lines": ["one", "two"]},
     "files/contents/": a_file("arChiv", *FILES["arChiv"]), "users/me/": {"email": "a@example.com", "maxJobHours": 48},
     "analyses/": a_list({"code": "user_included", "versions": [{"versionCode": "0"}, {"versionCode": "0-gpu"}]}),
     "coretypes/": a_list({"code": "emerald", "cores": [1, 2, 4], "isActive": True}),
     "users/me/projects/": a_list({"id": "xDdRk", "name": "Crash"}),
     **{f"files/{file_id}/contents/": content for file_id, (_, content) in FILES.items()},
 }
-CALLS = {  # and the paths that they ask for
-    "upload_local_files": (lambda: rescale.upload_local_files(*ACCESS, "../rescale.tar.gz"), ["files/contents/"]),
-    "job_setup": (lambda: rescale.job_setup(*ACCESS, "job", "true", *SETTINGS, []), ["jobs/"]),
-    "job_submit": (lambda: rescale.job_submit(*ACCESS, "job", JOB_ID), [LOOKS[1], SUBMIT]),
-    "job_monitor": (lambda: rescale.job_monitor(*ACCESS, JOB_ID), [*LOOKS, TAIL, "files/loGloG/contents/"]),
-    "job_download": (lambda: rescale.job_download(*ACCESS, "job", JOB_ID), [*LOOKS, "files/arChiv/contents/"]),
-    "file_previous_job": (lambda: rescale.file_previous_job(*ACCESS, JOB_ID), LOOKS),
-    "job_settings": (lambda: rescale.job_settings(*ACCESS, JOB_ID), LOOKS[:1]),
-    "check_settings": (lambda: rescale.check_settings(*ACCESS, *SETTINGS), [*CATALOGUES, "users/me/"]),
-    "job_stop": (lambda: rescale.job_stop(*ACCESS, JOB_ID), [STOP]),
-    "chain_overview": (lambda: rescale.chain_overview(*ACCESS, {"job": JOB_ID}), [*LOOKS, "coretypes/"]),
+CALLS = {
+    "upload_local_files": ["../rescale.tar.gz"], "job_setup": ["job", "true", *SETTINGS, []], "job_monitor": [JOB_ID],
+    "job_submit": ["job", JOB_ID], "job_download": ["job", JOB_ID], "file_previous_job": [JOB_ID],
+    "job_settings": [JOB_ID], "check_settings": SETTINGS, "job_stop": [JOB_ID], "chain_overview": [{"job": JOB_ID}],
 }
 
 TEXTS = [  # what is put into the place of honest values
@@ -109,19 +101,20 @@ def bodies(draw, honest):
     ]))
 
 
-def hostile(call, path, answer, times=math.inf):
-    """A platform that is honest but for the first `times` answers for one path."""
-    honest, asked = Platform(files=FILES), []
+def hostile(call, path, answer, times, asked):
+    """A platform that is honest but for the first `times` answers for one path; the paths in `asked` are asked for."""
+    honest = Platform(files=FILES)
     honest.answers = HONEST
 
     def platform(request):
-        collections.deque(request.body or (), 0)  # read, for its sum
+        body = request.body or b""
+        collections.deque(iter(lambda: body.read(999), b"") if hasattr(body, "read") else body, 0)  # for its sum
         assert request.url.startswith(f"{PLATFORM}/api/v2/"), request.url
         assert len(asked) < 200, f"{call} does not come to an end"
         asked.append(request.url.partition("/api/v2/")[2].partition("?")[0])
         if asked[-1] == path and asked.count(path) <= times and (len(asked) < 60 or call != "job_monitor"):
             return answer  # a monitor rightly goes on as long as the job does or the line is down
-        if asked[-1] == LOOKS[1] and len(asked) < 3 and call in ("job_monitor", "job_submit"):
+        if asked[-1] == STATUSES and len(asked) < 3 and call in ("job_monitor", "job_submit"):
             return 200, history(*SUCCESS[:3]) if call == "job_monitor" else a_list()
         return honest(request)
 
@@ -137,18 +130,18 @@ def place(tmp_path, clock, monkeypatch):
         monkeypatch.delenv(name)  # requests looks through all of them for each request
 
 
-def run(call, *how):
-    """What the call returns, or None for the error that it may end with, and what it has printed."""
+def run(call, path="", answer=None, times=math.inf):
+    """What the call returns, or None for the error that it may end with, what it has printed, and what it asked for."""
     around = Path(tempfile.mkdtemp(dir=Path.cwd().parent))
     here = around / "a" / "here"
     here.mkdir(parents=True)
     (around / "a" / "rescale.tar.gz").write_bytes(ARCHIVE)
-    connect(hostile(call, *how))
-    result, told, screen, before = None, "", io.StringIO(), Path.cwd()
+    result, told, screen, before, asked = None, "", io.StringIO(), Path.cwd(), []
+    connect(hostile(call, path, answer, times, asked))
     os.chdir(here)
     try:
         with contextlib.redirect_stdout(screen):
-            result = CALLS[call][0]()
+            result = getattr(rescale, call)(*ACCESS, *CALLS[call])
     except rescale.RescaleError as error:
         told = f"{error}{error!r}"
     os.chdir(before)
@@ -170,25 +163,23 @@ def run(call, *how):
     if result and call == "job_settings":  # can be pasted
         assert {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(text).body} == result
     shutil.rmtree(around, ignore_errors=True)
-    return result, text
+    return result, text, set(asked)
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_an_honest_platform_gets_a_right_result(call):
-    """Or the tests below would show nothing."""
-    result, text = run(call, "", (500, b""))
+def test_whatever_comes_back_the_result_is_right_or_an_error(call):
+    result, text, paths = run(call)  # of an honest platform, or what follows would show nothing
     assert result is not None or call in ("job_monitor", "job_submit", "job_stop", "check_settings", "chain_overview")
     assert text
+    assert len(paths) >= {"job_monitor": 5, "job_download": 4, "check_settings": 4, "chain_overview": 3}.get(call, 1)
 
-
-@pytest.mark.parametrize(("call", "path"), [(call, path) for call, (_, paths) in CALLS.items() for path in paths])
-def test_whatever_comes_back_the_result_is_right_or_an_error(call, path):
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
+    @settings(max_examples=EXAMPLES * len(paths), deadline=None, derandomize=True, database=None,
               suppress_health_check=list(HealthCheck))
-    @given(status=st.sampled_from([200] * 9 + [201, 206, 302, 308, 400, 401, 403, 404, 407, 416, 429, 500, 503, 599]),
-           body=bodies(HONEST[path]), headers=st.just({}) | st.just({}) | HEADERS, times=st.sampled_from([1, 2, 999]))
-    def check(status, body, headers, times):
-        run(call, path, (status, body, headers), times)
+    @given(path=st.sampled_from(sorted(paths)), data=st.data(), headers=st.just({}) | st.just({}) | HEADERS,
+           status=st.sampled_from([200] * 9 + [201, 206, 302, 308, 400, 401, 403, 404, 407, 416, 429, 500, 503, 599]),
+           times=st.sampled_from([1, 2, 999]))
+    def check(path, data, headers, status, times):
+        run(call, path, (status, data.draw(bodies(HONEST[path])), headers), times)
 
     check()
 
@@ -198,7 +189,7 @@ def test_whatever_comes_back_the_result_is_right_or_an_error(call, path):
     f"{PLATFORM}/api/v2/jobs/abCdEf/files/?page=2", "https://evil.example/?page=2", "?page=2#", 5, [[]], {}, True,
 ], ids=lambda following: str(following)[:20].encode("ascii", "replace").decode())
 def test_a_link_to_the_next_page_leads_to_no_other_place_and_not_round_in_circles_for_ever(following):
-    result, _ = run("file_previous_job", LOOKS[2], (200, {**HONEST[LOOKS[2]], "next": following}))
+    result, *_ = run("file_previous_job", OUTPUTS, (200, {**HONEST[OUTPUTS], "next": following}))
     assert (result is None) == (isinstance(following, str))
 
 

@@ -32,7 +32,7 @@ import rescale_rest_api as rescale
 from conftest import RIGHT_VALUES
 from in_memory import JOB_ID, KEY, PLATFORM, TOKEN, Platform, connect, history
 from rescale_simulator import Simulator
-from two_jobs import LINKS, Watch, command
+from two_jobs import Watch, copy_scripts, result, run_here
 
 OTHER_KEY = "76543210fedcba9876543210fedcba9876543210"
 JWT = ".".join(("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9", "eyJ1c2VyIjoibWUiLCJleHAiOjE3MDAwMDAwMDB9" * 2, "SflKxwRJ" * 5))
@@ -260,34 +260,23 @@ def test_a_platform_that_sends_the_token_back_does_not_bring_it_to_light(functio
     assert not leaks(stories)
 
 
-class Script(socketserver.ThreadingTCPServer):
-    """A server that reads a request and answers with these bytes, whatever they are; in a thread, in a block."""
+@contextlib.contextmanager
+def script(answer: bytes, context: ssl.SSLContext | None = None):
+    """A server that reads a request, keeps its head, and answers with these bytes, whatever they are."""
 
-    daemon_threads = allow_reuse_address = True
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            server.heads.append(b"".join(iter(self.rfile.readline, b"\r\n")))
+            self.rfile.read(int((re.findall(rb"Content-Length: (\d+)", server.heads[-1]) or [0])[0]))
+            self.wfile.write(answer)
 
-    def __init__(self, answer: bytes, context: ssl.SSLContext | None = None) -> None:
-        heads = self.heads = []
-
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self):
-                heads.append(b"".join(iter(self.rfile.readline, b"\r\n")))
-                self.rfile.read(int((re.findall(rb"Content-Length: (\d+)", heads[-1]) or [0])[0]))
-                self.wfile.write(answer)
-
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.socket = context.wrap_socket(self.socket, server_side=True) if context else self.socket
-        self.host = f"localhost:{self.server_address[1]}"
-
-    def __enter__(self):
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, *_):
-        pass
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.host, server.heads, server.handle_error = f"localhost:{server.server_address[1]}", [], lambda *_: None
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 @pytest.mark.parametrize("answer", [
@@ -302,7 +291,7 @@ class Script(socketserver.ThreadingTCPServer):
 ], ids=lambda answer: repr(answer[:60]))
 def test_a_server_that_breaks_the_rules_with_the_token_does_not_bring_it_to_light(answer, clock, monkeypatch, capsys):
     monkeypatch.setattr(rescale, "PATIENCE", 5)
-    with Script(answer.encode()) as server:
+    with script(answer.encode()) as server:
         story = failure(rescale.job_settings, f"http://{server.host}", TOKEN, JOB_ID) + capsys.readouterr().out
     assert server.heads
     assert not leaks(story)
@@ -326,25 +315,19 @@ def test_a_token_in_the_log_of_a_job_is_not_shown_not_even_cut(padding, clock, c
     assert not leaks(story)
 
 
-def test_the_token_is_in_no_file_that_a_chain_leaves_or_sends(sim, access, capsys):
+def test_the_token_is_in_no_file_that_a_chain_leaves_or_sends(sim, access, monkeypatch, capsys):
     """Though people write it into their script, whose copies lie among the input files."""
     Watch(sim)
-    holders = [Path(name) for name in ("main.py", "main.py~", "main (copy).py", ".env", "old.txt")]
+    copy_scripts(Path.cwd())
+    monkeypatch.setenv("RESCALE_API_URL", sim.url)
+    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
+    holders = [Path("inputs", name) for name in ("main.py", "main.py~", "main (copy).py", ".env", "old.txt")]
     for path in holders:
         path.write_text(f"import rescale_rest_api as rescale\nrescale_platform, my_token = {access!r}\n")
-    Path("steps.txt").write_text("zero\n")
-    rescale.platform_my_token(*access)
-    inputs = rescale.upload_local_files(*access, rescale.create_tar_gz())
-    for name, word in LINKS:
-        values = {**RIGHT_VALUES, "job_name": name, "command": command(word), "inputfiles_list": inputs}
-        job_id = rescale.job_setup(*access, **values)
-        rescale.job_submit(*access, name, job_id)
-        rescale.job_monitor(*access, job_id)
-        inputs = rescale.file_previous_job(*access, job_id)
-    rescale.job_download(*access, name, job_id)
+    assert run_here() == 0
     files = [path for path in Path().rglob("*") if path.is_file() and path not in holders]
-    assert {path.suffix for path in files} >= {".job", ".gz", ".txt", ".uploaded"}
-    with tarfile.open("second/rescale.tar.gz") as archive:
+    assert {path.suffix for path in files} >= {".job", ".gz", ".uploaded", ".log", ".chain", ".desktop"}
+    with tarfile.open(result()) as archive:
         said = [archive.extractfile(member).read() for member in archive if member.isfile()]
     said += [path.read_bytes() for path in files] + [str(job.body).encode() for job in sim.jobs.values()]
     assert sim.token.encode() not in b"".join(said) + capsys.readouterr().out.encode()
@@ -361,7 +344,7 @@ def test_only_a_known_certificate_of_its_name_lets_a_server_have_the_token(name,
         monkeypatch.setenv(variable, "" if bundle is None else str(file))
     if bundle not in (None, "missing"):
         file.write_bytes(authority.cert_pem.bytes() if bundle == "right" else bundle.encode())
-    with Script(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n", context) as server:
+    with script(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n", context) as server:
         if arrives:
             rescale.job_stop(f"https://{server.host}", TOKEN, JOB_ID)
         else:
@@ -377,14 +360,14 @@ ANSWERS = {"denied": b"407 Proxy Authentication Required\r\nProxy-Authenticate: 
 @pytest.mark.parametrize("password", ["hunter2", *(f"hunter2{sign}x" for sign in "#@/?%:[ ")])
 def test_a_proxy_that_does_not_work_is_named_without_its_password(password, how, clock, monkeypatch, capsys):
     scheme = "socks5h" if how == "without PySocks" else "http"
-    with Script(b"HTTP/1.1 " + ANSWERS.get(how, b"") + b"\r\nContent-Length: 0\r\n\r\n") as proxy:
-        monkeypatch.setenv("ALL_PROXY", f"{scheme}://me:{password}@{proxy.host}")
-        _ = how == "closed" and proxy.server_close()
+    with script(b"HTTP/1.1 " + ANSWERS.get(how, b"") + b"\r\nContent-Length: 0\r\n\r\n") as proxy:
+        host = "localhost:9" if how == "closed" else proxy.host
+        monkeypatch.setenv("ALL_PROXY", f"{scheme}://me:{password}@{host}")
         story = failure(rescale.job_stop, PLATFORM, TOKEN, JOB_ID)
     assert "hunter2" not in story + capsys.readouterr().out
     assert "proxy" in story.lower()
     if password == "hunter2":
-        assert proxy.host in story
+        assert host in story
         assert {"denied": "407", "without PySocks": "pip install pysocks"}.get(how, "") in story
         assert clock.now == 0 or how in ("broken", "closed")
     assert not any(leaks(head.decode()) for head in proxy.heads)
@@ -393,7 +376,5 @@ def test_a_proxy_that_does_not_work_is_named_without_its_password(password, how,
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"])
 def test_what_goes_to_this_computer_goes_past_the_proxy(name, set_up, monkeypatch):
     """A rehearsal sends the token unencrypted, but no further than to the simulator."""
-    with Script(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n") as proxy:
-        monkeypatch.setenv(name, f"http://me:hunter2@{proxy.host}")
-        set_up()
-    assert proxy.heads == []
+    monkeypatch.setenv(name, "http://me:hunter2@localhost:9")  # where nobody listens
+    assert set_up()
