@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import array
-import concurrent.futures
 import contextlib
 import functools
 import hashlib
@@ -21,6 +20,7 @@ import http.server
 import io
 import json
 import math
+import mmap
 import multiprocessing
 import os
 import random
@@ -42,6 +42,7 @@ from requests_toolbelt.multipart.encoder import MultipartEncoder
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
+import in_memory  # noqa: E402
 import rescale_rest_api as rescale  # noqa: E402
 
 MB = 1 << 20  # bytes
@@ -120,22 +121,20 @@ def in_turns(runs: int, *tasks: tuple) -> list[list[Figure]]:
     return figures
 
 
-def median(figures: list[Figure]) -> float:
-    """The middle one of the times."""
-    return statistics.median(figure.seconds for figure in figures)
-
-
-def seconds(value: float) -> str:
-    """A time with three digits."""
+def seconds(*values: float) -> str:
+    """The middle one of some times, with three digits."""
+    value = statistics.median(values)
     return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
 
 
-def beside(
-    what: str, ours: list[Figure], reference: list[Figure], name: str, limit: float | None = None, factor: float = 1
-) -> Row:
-    """A row of two times, the reference's multiplied by `factor`; the limit is one of the ratio."""
-    ratio = statistics.median(a.seconds / (b.seconds * factor) for a, b in zip(ours, reference))
-    return Row(what, seconds(median(ours)), f"{seconds(median(reference) * factor)} {name}", f"{ratio:.2f}",
+def median(figures: list[Figure]) -> str:
+    return seconds(*(figure.seconds for figure in figures))
+
+
+def beside(what: str, ours: list[Figure], reference: list[Figure], name: str, limit: float | None = None) -> Row:
+    """A row of two times; the limit is one of the ratio."""
+    ratio = statistics.median(a.seconds / b.seconds for a, b in zip(ours, reference))
+    return Row(what, median(ours), f"{median(reference)} {name}", f"{ratio:.2f}",
                f"<= {limit:.3g}" if limit else "", ratio <= limit if limit else None)
 
 
@@ -152,11 +151,6 @@ def print_table(rows: list[Row]) -> None:
     table.insert(1, tuple("-" * width for width in widths))
     for cells in table:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths)).rstrip())
-
-
-def command(*words: Any) -> None:
-    """Run a program, which must succeed."""
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
 
 
 def noise(path: Path, size: int) -> Path:
@@ -176,27 +170,19 @@ class Platform(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     content: Path  # of the one output file
-    entry: dict[str, Any]  # of it in the list of output files
+    answers: dict[str, Any]  # for the one job, which job_setup made and which has succeeded, by path
     rate: int  # bytes per second and connection, 0: as fast as it goes
 
     def do_GET(self) -> None:
-        """Answer for the one job, which job_setup made and which has succeeded, or a file's contents."""
-        path = self.path.partition("?")[0]
-        if path.endswith("/contents/"):
-            self.send_contents()
-        elif path.endswith("/statuses/"):
-            self.send_json({"count": 2, "next": None, "results": [
-                {"status": "Completed", "statusReason": "Completed successfully", "statusDate": None},
-                {"status": "Executing", "statusReason": None, "statusDate": None},
-            ]})
-        elif path.endswith("/jobs/job/"):
-            self.send_json({"id": "job", "jobanalyses": [{"command": rescale.OURS, "inputFiles": []}]})
+        path = self.path.partition("/api/v2/")[2].partition("?")[0]
+        if path in self.answers:
+            self.send_json(self.answers[path])
         else:
-            self.send_json({"count": 1, "next": None, "results": [self.entry]})
+            self.send_contents()
 
     def send_contents(self) -> None:
         """Send the file or the range of it that is asked for, no faster than the line is."""
-        size = self.entry["decryptedSize"]
+        size = self.content.stat().st_size
         asked = re.findall(r"\d+", self.headers.get("Range", ""))
         first, last = map(int, asked or (0, size - 1))
         self.send_head(206 if asked else 200, last + 1 - first, f"bytes {first}-{last}/{size}")
@@ -218,7 +204,6 @@ class Platform(http.server.BaseHTTPRequestHandler):
         self.send_json({"id": "dxGonb"})
 
     def send_json(self, thing: Any) -> None:
-        """Answer with an object."""
         body = json.dumps(thing).encode()
         self.send_head(200, len(body))
         self.wfile.write(body)
@@ -231,7 +216,7 @@ class Platform(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_request(self, *_: Any) -> None:
-        """Say nothing."""
+        pass
 
 
 def serve(started: Any, settings: dict[str, Any]) -> None:
@@ -243,15 +228,13 @@ def serve(started: Any, settings: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def serving(content: Path, rate: int = 0) -> Iterator[str]:
     """A platform in a process of its own, whose job has left this file as its archive; the platform's address."""
-    digest = hashlib.sha512()
-    with content.open("rb") as file:
-        for block in iter(lambda: file.read(MB), b""):
-            digest.update(block)
-    sums = [{"hashFunction": "sha512", "fileHash": digest.hexdigest()}]
-    entry = {"id": "archive", "name": rescale.ARCHIVE, "relativePath": rescale.ARCHIVE, "isUploaded": True,
-             "decryptedSize": content.stat().st_size, "fileChecksums": sums}
+    with content.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        sums = [{"hashFunction": "sha512", "fileHash": hashlib.sha512(view).hexdigest()}]
+    answers = in_memory.Platform().answers
+    answers[f"jobs/{in_memory.JOB_ID}/files/"]["results"][0].update(
+        decryptedSize=content.stat().st_size, fileChecksums=sums)
     here, there = SPAWN.Pipe()
-    settings = {"content": content, "entry": entry, "rate": rate}
+    settings = {"content": content, "answers": answers, "rate": rate}
     process = SPAWN.Process(target=serve, args=(there, settings), daemon=True)
     process.start()
     try:
@@ -289,23 +272,16 @@ def make_inputs(folder: Path, inputs: tuple[int, int, int], part: int = 1) -> Pa
     return folder
 
 
-def size_on_disk(path: Path) -> int:
-    """The size of a file, once it is on the disk."""
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
-        return os.fstat(file.fileno()).st_size
-
-
 def pack(inputs: Path, archive: Path, level: int = rescale.LEVEL) -> int:
     """What the library does; the archive's size."""
     rescale.LEVEL = level
     return rescale.create_tar_gz(inputs, str(archive)).stat().st_size
 
 
-def pack_with_pigz(inputs: Path, archive: Path) -> int:
+def pack_with_pigz(inputs: Path, archive: Path) -> None:
     """What a shell does."""
-    command("sh", "-c", 'tar -cf - -C "$1" . | pigz -$2 > "$3"', "sh", inputs, str(rescale.LEVEL), archive)
-    return size_on_disk(archive)
+    command = 'tar -cf - -C "$1" . | pigz -$2 > "$3" && sync "$3"'
+    subprocess.run(["sh", "-c", command, "sh", inputs, str(rescale.LEVEL), archive], check=True)
 
 
 def pigz_row(what: str, size: Size, inputs: Path, archive: Path) -> Iterator[Row]:
@@ -316,7 +292,7 @@ def pigz_row(what: str, size: Size, inputs: Path, archive: Path) -> Iterator[Row
         yield beside(what, ours, pigz, f"tar | pigz -{rescale.LEVEL}", 1.15)
     else:
         [ours] = in_turns(size.runs, tasks[0])
-        yield Row(what, seconds(median(ours)), "pigz is not here: NOT COMPARED, install it", "", "<= 1.15", False)
+        yield Row(what, median(ours), "pigz is not here: NOT COMPARED, install it", "", "<= 1.15", False)
     yield memory(ours)
 
 
@@ -329,10 +305,9 @@ def archive_rows(folder: Path, size: Size) -> Iterator[Row]:
     total = sum(path.stat().st_size for path in inputs.iterdir()) / 1e6
     yield from pigz_row(f"1 create_tar_gz, {total:.0f} MB, level {rescale.LEVEL}", size, inputs, archive)
     yield from pigz_row(f"    {size.inputs[0] / 1e6:.0f} MB that do not compress", size, random_bytes, archive)
-    for check in ("gzip -t", "tar -tzf"):
-        command(*check.split(), archive)
+    subprocess.run(["tar", "-tzf", archive], check=True, stdout=subprocess.DEVNULL)
     levels = in_turns(size.runs, *((pack, part, archive, level) for level in LEVELS))
-    fast, mine, small = (f"{seconds(median(one))} {one[0].result / MB:.2f} MB" for one in levels)
+    fast, mine, small = (f"{median(one)} {one[0].result / MB:.2f} MB" for one in levels)
     yield Row(f"    level {LEVELS[1]}, beside {LEVELS[0]} and {LEVELS[2]}", mine, f"{fast}; {small}")
 
 
@@ -375,18 +350,17 @@ def again_rows(folder: Path, path: Path, size: Size) -> Iterator[Row]:
         first = SPAWN.Process(target=measured, args=(upload, (sim.url, path)), daemon=True)
         first.start()
         deadline = time.monotonic() + 120
-        while arrived(sim) < 0.6 * size.upload and time.monotonic() < deadline:
+        while (before := arrived(sim)) < 0.6 * size.upload and time.monotonic() < deadline:
             time.sleep(0.02)
         first.kill()
         first.join()
-        before = arrived(sim)
         stored = sum(file.size for file in list(sim.files.values()))
         run(rescale.upload_local_files, sim.url, TOKEN, path)
-        again = (before - stored) / size.upload
+        again = max(0, before - stored) / size.upload
         yield Row("    killed at 60 %: sent again", f"{100 * again:.0f} %", "", "", "<= 33 %", again <= 1 / 3)
-        posts = sum(record.method == "POST" for record in sim.requests)
+        sim.requests.clear()
         figure = run(rescale.upload_local_files, sim.url, TOKEN, path)
-        posts = sum(record.method == "POST" for record in sim.requests) - posts
+        posts = sum(record.method == "POST" for record in sim.requests)
         yield Row("    the same once more", seconds(figure.seconds), f"{posts} POSTs", "", "<= 2 s, none",
                   figure.seconds <= 2 and not posts)
 
@@ -408,7 +382,7 @@ def download(url: str, folder: Path, interval: float = rescale.FILES_INTERVAL) -
     rescale.FILES_INTERVAL = interval
     with tempfile.TemporaryDirectory(dir=folder) as here:
         os.chdir(here)
-        rescale.job_download(url, TOKEN, "job", "job")
+        rescale.job_download(url, TOKEN, "job", in_memory.JOB_ID)
         os.chdir(folder)
 
 
@@ -420,7 +394,8 @@ def download_plainly(url: str, folder: Path) -> None:
             for block in answer.iter_content(MB):
                 file.write(block)
                 digest.update(block)
-        size_on_disk(Path(file.name))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def download_rows(folder: Path, large: Path, size: Size) -> Iterator[Row]:
@@ -482,13 +457,11 @@ def main() -> int:
     size = QUICK if parser.parse_args().quick else FULL
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="rescale-benchmark-") as name, \
-            concurrent.futures.ThreadPoolExecutor(1) as background:
+    with tempfile.TemporaryDirectory(prefix="rescale-benchmark-") as name:
         folder = Path(name)
         large = noise(folder / "large.tar.gz", size.large)
-        rows = [*archive_rows(folder, size), *upload_rows(folder, large, size), *download_rows(folder, large, size)]
-        waiting = background.submit(chain_row, folder / "chain", size)  # which leaves the processor to the others
-        rows.append(waiting.result())
+        rows = [*archive_rows(folder, size), *upload_rows(folder, large, size), *download_rows(folder, large, size),
+                chain_row(folder / "chain", size)]
     print_table(rows if size is FULL else [row._replace(limit="", kept=None) for row in rows])
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, {size.runs} runs each, "
           f"{time.monotonic() - began:.0f} s in all")

@@ -24,6 +24,7 @@ KEY = "c0ffee00c0ffee11c0ffee22c0ffee33c0ffee44"
 TOKEN = f"Token {KEY}"
 JOB_ID = "abCdEf"
 SUCCESS = (("Pending", None), ("Queued", None), ("Executing", None), ("Completed", "Completed successfully"))
+FILES = {"arChiv": ("rescale.tar.gz", b"the archive")}
 
 
 class Transport(HTTPAdapter):
@@ -42,11 +43,9 @@ class Transport(HTTPAdapter):
         status, body, *headers = self.answer(request)
         if not isinstance(body, (bytes, io.IOBase)):
             body = json.dumps(body).encode()
-        raw = urllib3.HTTPResponse(
-            io.BytesIO(body) if isinstance(body, bytes) else body,
-            {"Content-Type": "application/json", **(headers[0] if headers else {})}, status, reason="",
-            preload_content=False,
-        )
+        body = io.BytesIO(body) if isinstance(body, bytes) else body
+        all_headers = {"Content-Type": "application/json", **(headers[0] if headers else {})}
+        raw = urllib3.HTTPResponse(body, all_headers, status, reason="", preload_content=False)
         return self.build_response(request, raw)
 
 
@@ -82,10 +81,7 @@ def history(*statuses: tuple[str, str | None]) -> dict:
 class Platform:
     """One job that has ended and its files, by their ids; `answers`, by path, are for a test to change."""
 
-    def __init__(
-        self, statuses: tuple = SUCCESS, files: dict[str, tuple[str, bytes]] | None = None, made_here: bool = True
-    ) -> None:
-        files = {"arChiv": ("rescale.tar.gz", b"the archive")} if files is None else files
+    def __init__(self, statuses: Any = SUCCESS, files: dict = FILES, made_here: bool = True) -> None:
         self.contents = {file_id: content for file_id, (_, content) in files.items()}
         head = rescale.OURS if made_here else ""
         self.answers: dict[str, Any] = {
@@ -97,15 +93,11 @@ class Platform:
     def __call__(self, request: requests.PreparedRequest) -> tuple:
         path = str(request.url).partition("/api/v2/")[2].partition("?")[0]
         found = re.fullmatch(r"files/(\w+)/contents/", path)
-        if found and request.method == "GET":
-            return a_part(self.contents.get(found[1], b""), request.headers.get("Range"))
-        return (200, self.answers[path]) if path in self.answers else (404, {"detail": "Not found."})
-
-
-def a_part(content: bytes, wanted: str | None) -> tuple:
-    """The answer to a request for contents, or for a range of them."""
-    headers = {"Content-Type": "application/octet-stream"}
-    if not wanted:
-        return 200, content, headers
-    first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", wanted).groups())
-    return 206, content[first : last + 1], {**headers, "Content-Range": f"bytes {first}-{last}/{len(content)}"}
+        if not found:
+            return (200, self.answers[path]) if path in self.answers else (404, {"detail": "Not found."})
+        content, headers = self.contents.get(found[1], b""), {"Content-Type": "application/octet-stream"}
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
+        if not wanted:
+            return 200, content, headers
+        first, last = map(int, wanted.groups())
+        return 206, content[first : last + 1], {**headers, "Content-Range": f"bytes {first}-{last}/{len(content)}"}

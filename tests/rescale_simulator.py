@@ -62,8 +62,8 @@ MAX_JOB_HOURS = 48  # the account's own limit, `maxJobHours` of users/me (§1)
 
 # code, price per core-hour, sizes of one node (larger counts are multiples of the largest), flags
 CORE_TYPES = [
-    ("emerald", 0.06, [1, 2, 4, 8, 16, 18, 36], {"isPrimary": True}),
-    ("starlite_max", 0.09, [1, 2, 4, 8, 16, 32, 64], {"isPrimary": True}),
+    ("emerald", 0.06, [1, 2, 4, 8, 16, 18, 36], {}),
+    ("starlite_max", 0.09, [1, 2, 4, 8, 16, 32, 64], {}),
     ("onyx", 0.05, [1, 2, 4, 9, 18], {}),
     ("jade", 0.19, [4, 8, 16, 32], {"walltimeRequired": True}),
     ("nickel", 0.23, [1, 2, 4, 8, 16], {"isDeprecated": True}),  # dearer than those that some client may pick
@@ -90,10 +90,6 @@ class Job(SimpleNamespace):
     @property
     def work(self) -> Path:
         return self.folder / "work"
-
-    @property
-    def is_running(self) -> bool:
-        return bool(self.date_started and not self.date_completed)
 
     @property
     def inputs(self) -> list[dict]:
@@ -264,7 +260,7 @@ class Platform:
                 id=id, name=data["name"], folder=folder, date=self.now(), body=body, data=data,  # as posted, as echoed
                 statuses=[], files=[],  # oldest first; ids of its outputs
                 date_started=None, date_completed=None, ended=None,  # of the run; time.time() of the last status
-                _run=None, _again=0, _listings=0,
+                _run=None, _listings=0,
             )
             self.save()
         return self.job_object(self.jobs[id]), 201
@@ -285,30 +281,17 @@ class Platform:
             self.bent("submit", self.start)(job)
         return ""
 
-    def history(self, entries: list[dict]) -> Any:
+    def history(self, job: Job) -> Any:
         dated = [{**entry, "statusDate": DATES[self.date_style](number, entry["statusDate"])}
-                 for number, entry in enumerate(entries)]
+                 for number, entry in enumerate(job.statuses)]
         return self._page(self.bent("history", dated[::-1]))
 
-    def cluster(self, job: Job) -> list[dict]:
-        """The statuses of the job's cluster, which begins and ends with its run."""
-        changes = [(entry, ["Starting", "Started"]) for entry in job.statuses if entry["status"] == "Started"]
-        if job.ended and time.time() >= job.ended + self.speed:
-            changes.append((job.statuses[-1], ["Stop Requested", "Stopping", "Stopped"]))
-        return [{**entry, "status": one, "statusReason": None} for entry, statuses in changes for one in statuses]
-
-    def runs(self, job: Job) -> Any:
-        run = {"id": "1", "type": 3, "dateStarted": job.date_started, "dateCompleted": job.date_completed,
-               "outputFileCount": len(job.files), "outputFileSize": sum(self.files[id].size for id in job.files)}
-        return self._page([run] if job.date_started else [])
-
     def tail(self, job: Job, path: str) -> Any:
-        if not job.is_running and OFF_RUN[self.tail_off_run]:
+        is_running = job.date_started and not job.date_completed
+        if not is_running and OFF_RUN[self.tail_off_run]:
             return OFF_RUN[self.tail_off_run]
         try:
             with inside(job.work, path.rstrip("/")).open("rb") as stream:
-                if "lines" not in request.args:
-                    return Response(stream.read(), mimetype="application/octet-stream")
                 last = collections.deque(stream, number(request.args["lines"]))
         except (OSError, ValueError):
             return OFF_RUN["404"]
@@ -329,7 +312,7 @@ class Platform:
         return "", 202
 
     def delete_job(self, job: Job) -> Any:
-        if job.statuses and "Stopped" not in [one["status"] for one in self.cluster(job)]:
+        if job.statuses and not (job.ended and time.time() >= job.ended + self.speed):
             raise Refused(400, "The cluster of this job has not stopped yet.")
         with self.lock:
             del self.jobs[job.id]
@@ -339,7 +322,7 @@ class Platform:
     def core_types(self) -> Any:
         items = [self.bent("core type", {
             "code": code, "name": code.title(), "price": price, "lowPriorityPrice": str(price / 2), "cores": sizes,
-            "walltimeRequired": False, "isDeprecated": False, "isActive": True, "isPrimary": False, **flags,
+            "walltimeRequired": False, "isDeprecated": False, "isActive": True, **flags,
         }) for code, price, sizes, flags in CORE_TYPES]
         active = request.args.get("isActive", "false true")
         return self._page([item for item in items if str(item["isActive"]).lower() in active])
@@ -362,11 +345,8 @@ class Platform:
         ("DELETE", "/files/<file>/", lambda self, file: self.delete(file)),
         ("POST", "/jobs/", create_job),  # §4
         ("GET", "/jobs/<job>/", job_object),  # §5
-        ("GET", "/jobs/", lambda self: self._page([self.job_object(job) for job in reversed([*self.jobs.values()])])),
         ("POST", "/jobs/<job>/submit/", submit),  # §6
-        ("GET", "/jobs/<job>/statuses/", lambda self, job: self.history(job.statuses)),  # §7
-        ("GET", "/jobs/<job>/cluster_statuses/", lambda self, job: self.history(found(self.cluster(job)))),
-        ("GET", "/jobs/<job>/runs/", runs),
+        ("GET", "/jobs/<job>/statuses/", history),  # §7
         ("GET", "/jobs/<job>/runs/1/tail/<path:path>", tail),  # §8
         ("GET", "/jobs/<job>/files/", outputs),  # §9
         ("POST", "/jobs/<job>/stop/", stop),  # §10
@@ -416,9 +396,9 @@ class Platform:
         answer.content_length = last + 1 - first
         return answer
 
-    def now(self, ahead: float = 0.0) -> str:
-        """The time as the API writes it, by a clock that is some seconds ahead."""
-        return datetime.fromtimestamp(time.time() + ahead, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    def now(self) -> str:
+        """The time as the API writes it."""
+        return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
     def new_id(self) -> str:
         """Six letters that are new also to a disk that does not tell capital letters from small ones."""
@@ -429,15 +409,13 @@ class Platform:
 
     def start(self, job: Job) -> None:
         self.starts[job.id] += 1
-        if job._run:
-            job._again += 1  # behind the run that goes on
-        else:
+        if not job._run:  # else it runs once more behind the run that goes on
             self.add_status(job, "Pending")
             job._run = Run(self, job)
             job._run.start()
 
     def add_status(self, job: Job, status: str, reason: str | None = None, last: bool = False) -> None:
-        date = self.now(self.clock_skew if status == "Executing" else 0.0).replace("Z", "+00:00")
+        date = self.now().replace("Z", "+00:00")
         with self.lock:
             job.statuses.append({"jobId": job.id, "status": status, "statusReason": reason, "statusDate": date})
             job.ended = time.time() if last else None
@@ -477,7 +455,7 @@ class Platform:
         for kept in state["files"]:
             self.files[kept["id"]] = File(**{**kept, "path": self.folder / kept["path"]})
         for kept in state["jobs"]:
-            kept.update(folder=self.folder / kept["folder"], _run=None, _again=0, _listings=0)
+            kept.update(folder=self.folder / kept["folder"], _run=None, _listings=0)
             self.jobs[kept["id"]] = Job(**kept)
         for job in self.jobs.values():
             if job.statuses and not job.ended:  # it was killed together with the simulator
@@ -547,9 +525,6 @@ class Simulator(Platform, contextlib.AbstractContextManager):
 
     __exit__ = close
 
-    def finish_time(self, job_id: str) -> float | None:
-        return self.jobs[job_id].ended
-
     def bent(self, place: str, thing: Any, *context: Any) -> Any:
         """What the quirks that are on make, at this place, of what is about to be sent or done."""
         for name, (off, where, bend) in BENDS.items():
@@ -608,8 +583,8 @@ class Handler(WSGIRequestHandler):
         self.began, self.count = time.monotonic(), 0  # bytes of the request's body so far
         path, _, query = self.path.partition("?")
         self.record = Record(
-            method=self.command, path=urllib.parse.unquote(path), headers=dict(self.headers), time=time.time(),
-            query=dict(urllib.parse.parse_qsl(query, keep_blank_values=True)), status=None, fault=None,
+            method=self.command, path=urllib.parse.unquote(path), query=dict(urllib.parse.parse_qsl(query)),
+            headers=dict(self.headers), time=time.time(), status=None, fault=None,
         )
         (self.sim.storage_requests if STORAGE in path else self.sim.requests).append(self.record)
         with self.sim.lock:
@@ -617,7 +592,6 @@ class Handler(WSGIRequestHandler):
             if not self.fault and self.sim._random.random() < self.sim.flaky:
                 self.fault = Fault(self.sim._random.choice(FLAKY))
         self.record.fault = self.fault.name if self.fault else None
-        self.sim.closing.wait(self.sim.latency)
         if self.sim.on_request:
             self.sim.on_request(self.record, "before")
         if self.fault:
@@ -728,10 +702,9 @@ class Run(threading.Thread):
     def run(self) -> None:
         sim, job = self.sim, self.job
         try:
-            outcome = self.live()
-            while job._again and outcome != "closed":
-                job._again -= 1
-                outcome = self.live()
+            outcome, runs = self.live(), 1
+            while outcome != "closed" and runs < sim.starts[job.id]:
+                outcome, runs = self.live(), runs + 1
         except (OSError, ValueError) as error:  # a full disk must not leave the client waiting forever
             note(f"job {job.id}: {error}")
             outcome = "failed"
@@ -741,7 +714,6 @@ class Run(threading.Thread):
         stopping, completed = {  # reasons of Stopping, unless that has come already, and of Completed
             "success": ([], sim.success_reason), "failed": (sim.bent("stopping", ["A run failed"]), sim.failed_reason),
             "stopped": ([], "User Terminated"), "walltime": ([sim.walltime_reason], sim.walltime_reason),
-            "never ran": ([], sim.never_runs),
         }[outcome]
         for reason in stopping:
             sim.add_status(job, "Stopping", reason)
@@ -751,16 +723,14 @@ class Run(threading.Thread):
         sim.add_status(job, sim.last_status, completed, last=True)
 
     def live(self) -> str:
-        """Go through the timeline and execute; return success, failed, stopped, walltime, never ran or closed."""
+        """Go through the timeline and execute; return success, failed, stopped, walltime or closed."""
         sim, job = self.sim, self.job
-        *before, executing = sim.bent("timeline", sim.timeline)
+        *before, executing = sim.timeline
         for status in before:
             if status != "Pending":  # that one came with the submit
                 sim.add_status(job, status)
             if self.stopped.wait(sim.speed):
                 return self.ended_by()
-        if not executing:
-            return "never ran"
         folder, tiles = sim.bent("work folder", job.work), job.data["jobanalyses"]
         folder.mkdir(parents=True, exist_ok=True)
         with (job.work / LOG).open("a+b", buffering=0) as self.log:  # once: a job that deletes it has done so for good
@@ -825,7 +795,7 @@ class Run(threading.Thread):
         self.say(f"Exited with code {code}\n".encode())
         if code == 127 and self.missing and sim.on_missing:
             sim.on_missing(self.job, self.missing)
-        return outcome or sim.bent("outcome", "failed" if code else "success")
+        return outcome or ("failed" if code else "success")
 
     def copy_output(self, stream: BinaryIO) -> None:
         with contextlib.suppress(ValueError):  # the log is closed, but something still writes
@@ -890,15 +860,14 @@ def unpack(archive: Path, folder: Path, change_link: Callable[[Path], Any]) -> N
                 target = inside(folder, member.name)
                 member.mode |= 0o700
                 bundle.extract(member, folder)
-                if member.issym() or member.islnk():
+                if member.issym():
                     change_link(target)
 
 
 def break_link(link: Path) -> None:
-    """Leave an empty file for a symbolic link, as the guide warns of, and a file of its own for a hard one."""
-    content = b"" if link.is_symlink() else link.read_bytes()
+    """Leave an empty file for a symbolic link, as the guide warns of."""
     link.unlink()
-    link.write_bytes(content)
+    link.touch()
 
 
 # What a platform may do otherwise: further arguments of Simulator, attributes afterwards
@@ -914,8 +883,6 @@ OFF_RUN: dict[str, Any] = {  # the answer to a tail when no run is active
     "404": ({"detail": "Not found."}, 404), "400": ({"detail": "No run is active."}, 400),
     "html": "<html>No run is active.</html>", "empty": {"fileType": "", "lines": []}, "lines": None,
 }
-
-
 AGAIN: dict[str, Callable] = {  # a second submit
     "ignore": lambda sim, job: "", "again": lambda sim, job: sim.start(job) or "",
     "400": lambda sim, job: ({"non_field_errors": ["This job has been submitted already."]}, 400),
@@ -952,11 +919,9 @@ def end_badly(sim: Simulator, code: int, run: Run) -> int:
 BENDS: dict[str, tuple[Any, str, Callable]] = {  # what it is when off, the place, and what is made of a thing there
     "prices": (True, "core type", lambda sim, one: {key: one[key] for key in one if "rice" not in key}),
     "silent_submit": (False, "submit", lambda sim, start: lambda job: None),  # answers 200, and nothing ever starts
-    "never_runs": (None, "timeline", lambda sim, line: (*line[:2], None)),  # reason of a Completed behind Queued
     "shared_work": (False, "work folder", lambda sim, work: work / "shared"),  # but the log stays in work
     "unpacks_links": ("broken", "unpacking", lambda sim, change: lambda link: None),
     "fail": (None, "exit code", end_badly),  # of a job with this in its name
-    "ignore_exit_codes": (False, "outcome", lambda sim, outcome: "success"),
     "stopping_entry": (True, "stopping", lambda sim, reasons: []),  # whether a failed run shows as Stopping
     "walltime_syncs": (True, "sync", lambda sim, syncs, outcome: syncs and outcome != "walltime"),
     "newest_first": (True, "history", lambda sim, entries: entries[::-1]),
@@ -980,12 +945,11 @@ QUIRKS: dict[str, Any] = {
     "timeline": ("Pending", "Queued", "Started", "Validated", "Executing"),  # other waits, or restarts, go in here
     "success_reason": "Completed successfully", "failed_reason": "A run failed",  # of Completed; None is possible
     "walltime_reason": "Walltime limit reached", "last_status": "Completed",  # or a name that only clients know
-    "date_style": "offset", "clock_skew": 0.0,  # seconds by which Executing is ahead, as of another machine
-    "resubmit": "ignore", "resubmit_completed": "ignore",  # while the job waits or runs; afterwards
+    "date_style": "offset", "resubmit": "ignore", "resubmit_completed": "ignore",  # while it waits or runs; afterwards
     "tail_off_run": "404", "checksums": "both", "page_size": 10, "page_size_cap": 1000,  # by default; at most
     "project_required": False, "any_settings": False,  # takes what it does not know; for rehearsals
     "shell": "bash" if shutil.which("bash") else "sh", "shell_style": "file",  # or a list; or with "-c", on "stdin"
-    "latency": 0.0, "rate": None, "upload_rate": None,  # seconds per request, bytes per second and connection
+    "rate": None, "upload_rate": None,  # bytes per second and connection
     "flaky": 0.0, "seed": None,  # share of the requests that get a random fault
 }
 CHOICES: dict[str, Any] = {
@@ -1017,10 +981,6 @@ def note(text: str) -> None:
     print(f"[simulator] {text}", file=sys.stderr, flush=True)
 
 
-def share(text: str) -> float:
-    return float(text.rstrip("%")) / (100 if "%" in text else 1)
-
-
 def stand_in(text: str) -> tuple[str, Path]:
     name, _, file = text.partition("=")
     if not re.fullmatch(r"[\w.+-]+", name) or not Path(file).is_file() or not os.access(file, os.X_OK):
@@ -1043,10 +1003,9 @@ def main() -> int:
     option = parser.add_argument
     option("--speed", type=float, default=1.0, metavar="S", help="factor of the waits between statuses, 0: none")
     option("--folder", type=Path, metavar="DIR", help="where jobs and files are kept, and found again")
-    option("--port", type=int, default=0, metavar="N", help="port on 127.0.0.1 (default: any that is free)")
     option("--fail", metavar="NAME", help="jobs with NAME in their name end as if the solver had failed")
-    option("--flaky", type=share, default=0.0, metavar="P%%", help="share of the requests that go wrong")
-    option("--seed", type=int, metavar="N", help="let them go wrong as the last time with this N")
+    option("--flaky", type=lambda text: float(text.rstrip("%")) / 100, default=0.0, metavar="P%%",
+           help="share of the requests that go wrong")
     option("--stand-in", type=stand_in, action="append", default=[], metavar="NAME=FILE",
            help="what jobs run as the program NAME (repeatable)")
     option("script", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -1065,8 +1024,8 @@ def main() -> int:
     if access:
         note(f"Joined the simulator of {options.folder}, with its options: Rescale is {access[0]}.")
         return play(options, *access)
-    quirks = {name: getattr(options, name) for name in ("speed", "fail", "flaky", "seed")}
-    with lock, Simulator(options.folder, options.port, any_settings=True, **quirks) as sim:
+    quirks = {name: getattr(options, name) for name in ("speed", "fail", "flaky")}
+    with lock, Simulator(options.folder, any_settings=True, **quirks) as sim:
         try:
             status = rehearse(sim, options) if options.script else play(options, sim.url, sim.token)
         except SystemExit as end:  # of a signal
@@ -1108,8 +1067,7 @@ def play(options: argparse.Namespace, url: str, token: str, *_: Any) -> int:
     if not options.script:
         print(f"export RESCALE_API_URL={url}\nexport RESCALE_API_KEY={token}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(0.2)
+            threading.Event().wait()
         return 0
     local = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1")))
     process = subprocess.Popen([sys.executable, *options.script], env={
@@ -1129,7 +1087,7 @@ def play(options: argparse.Namespace, url: str, token: str, *_: Any) -> int:
 
 def rehearse(sim: Simulator, options: argparse.Namespace) -> int:
     """Run the script against the simulator; return its exit status, or 2 if no job was the one that was to fail."""
-    script, began = options.script[0], time.time()
+    script = options.script[0]
     note(f"Rehearsal of {script}, free of charge: Rescale is {sim.url}, and its jobs run on this computer.")
     sim.on_missing = lambda job, program: note(
         f"Job {job.id} failed with exit code 127: {program} is not installed here. To put a script in its place: "
@@ -1142,7 +1100,6 @@ def rehearse(sim: Simulator, options: argparse.Namespace) -> int:
         for job in sim.jobs.values():
             if job.statuses and not job.ended:
                 note(f"Job {job.id} ends with this rehearsal; on the platform it would run on.")
-    summarize(sim, Path(script), began)
     names = [job.name for job in sim.jobs.values() if job._run]
     if options.fail and not any(options.fail in name for name in names):
         note(f"--fail {options.fail}: no job of this rehearsal has that in its name: {', '.join(names) or 'none ran'}")
@@ -1172,28 +1129,6 @@ def stay(sim: Simulator, options: argparse.Namespace, status: int) -> None:
                 return
             sim.address.write_text(sim.url)
         time.sleep(0.1)
-
-
-def summarize(sim: Simulator, script: Path, began: float) -> None:
-    """Say what the results show, how long it all took, and what it would have used on the platform."""
-    pictures = []
-    for archive in sorted(Path().glob("*/rescale.tar.gz")):
-        with contextlib.suppress(Exception):  # an archive can be wrong in many ways
-            if archive.stat().st_mtime >= began - 1:
-                with tarfile.open(archive) as tar:
-                    pictures += [f"{name.removeprefix('./')} in {archive}" for name in tar.getnames()
-                                 if name.endswith((".svg", ".png"))]
-    if pictures:
-        note(f"Pictures in the results: {', '.join(pictures)}")
-    took = f"This rehearsal took {time.time() - began:.0f} s."
-    hardware = [job.data["jobanalyses"][0]["hardware"] for job in sim.jobs.values() if job._run]
-    if not hardware or not all(one["walltime"] for one in hardware):
-        note(took + " A job has no walltime: on the platform nothing limits its core-hours." * bool(hardware))
-        return
-    hours = sum(one["coresPerSlot"] * one["slots"] * one["walltime"] for one in hardware)
-    note(f"{took} On the platform its jobs use {hours} core-hours at most (cores x slots x walltime);")
-    if re.search(r"--check|\bchain\(", script.read_text(errors="replace")):  # others would start paid jobs
-        note(f"{script.name} --check tells the price of these as the platform lists it.")
 
 
 if __name__ == "__main__":

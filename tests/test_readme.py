@@ -100,12 +100,12 @@ SEEN = {  # what is typed in a section: its exit status, and a pattern of what i
     ("2", "venv"): (0, re.escape(SESSION).replace("§", r"[\w.: -]+").replace("\\\n", r"\n(?:.*\n)?")),
     ("4", "cat result/deflection.txt"): (0, r"\A7\.0\n\Z"),
     ("4", "echo 2,500"): (1, r"could not convert string to float: '2,500\\n'.* --folder run1 main\.py --repeat"),
-    ("4", "--repeat"): (0, r"jobs to be paid: 1 \(step2\).* load2\.txt"),
+    ("4", "--repeat"): (0, r"jobs that will cost money: 1 \(step2\).* load2\.txt"),
     ("4", "cat result/restart.dat"): (0, r"displacements.* 41 "),
     ("5", "settings"): (0, r"coretype_code = 'emerald'"),
     ("6", "--check"): (0, r"at most: .*nothing was started"),
     ("6", "--status"): (0, r"step2@\S+ +\w+ +succeeded"),
-    ("7", "--fail"): (0, r"FAILED \(exit code 1\).*jobs to be paid: 1 \(step2\).*Done"),
+    ("7", "--fail"): (0, r"FAILED \(exit code 1\).*jobs that will cost money: 1 \(step2\).*Done"),
     ("11", "study.py"): (0, r"(Total 1 files, [\d.]+ MB.*){2}"),
 }
 
