@@ -294,13 +294,13 @@ KEY = re.compile(rb"(token|apikey|RESCALE_API_KEY)[=:'\"\s]{1,12}(token\s+)?[0-9
 def _holds_key(path: Path, keys: list[bytes]) -> bool:
     """Whether a file holds a known key, or is a small one with what scripts and apiconfig write of a key."""
     with _file_errors(f"{path} cannot be read"), path.open("rb") as file:
-        text = file.read(KEY_FILE + 1)
-        if len(text) <= KEY_FILE and KEY.search(text.replace(b"\0", b"")):
+        data = file.read(KEY_FILE + 1)
+        if len(data) <= KEY_FILE and KEY.search(data.replace(b"\0", b"")):
             return True
-        while text and not any(key in text for key in keys):
+        while data and not any(key in data for key in keys):
             block = file.read(4 * CHUNK)
-            text = text[-max(map(len, keys)):] + block if block and keys else b""  # one may lie across
-    return bool(text)
+            data = data[-max(map(len, keys)):] + block if block and keys else b""  # one may lie across
+    return bool(data)
 
 
 def _pack(files: Sequence[Path], output: Path) -> None:
@@ -1263,16 +1263,16 @@ def _receive(progress: _Progress, part: _Range, content: IO[bytes], response: re
     What comes before it, where all of the file is sent, is skipped. To get some of it is no fault.
     """
     start = part.start + content.tell()
-    known, left, size = 0, part.end - start, 4096
+    skip, left, size = 0, part.end - start, 4096
     if response.status_code != 206:
-        known = start
+        skip = start
         if "html" in response.headers.get("Content-Type", "") and not part.file.name.endswith((".html", ".htm")):
             raise _Fault("a web page came instead of the file")
     elif not response.headers.get("Content-Range", f"bytes {start}-").startswith(f"bytes {start}-"):
         raise _Fault("another part of the file came than was asked for")
     try:
         while left and not progress.stop.is_set() and (block := response.raw.read(size, decode_content=False)):
-            known, block, size = max(0, known - len(block)), block[known:][:left], min(2 * size, CHUNK)
+            skip, block, size = max(0, skip - len(block)), block[skip:][:left], min(2 * size, CHUNK)
             content.write(block)
             left -= len(block)
             progress.add(len(block))
@@ -2105,8 +2105,9 @@ def _refusal(response: requests.Response, platform: str) -> Exception:
     with contextlib.suppress(HTTPError, OSError):
         body = response.raw.read(LOG_TAIL, decode_content=True) or b""
     said = kind if "html" in kind or not body else body.decode("utf-8", "replace")
-    if "json" in kind:
-        said = re.sub(r'[{}\[\]"]+', "", said).replace(",", ", ")  # field: text
+    if "json" in kind:  # without its brackets and quotes: `field: text`
+        said = re.sub(r'"\s*:\s*', ": ", said.replace('"detail"', ""))
+        said = re.sub(r'[{}\[\]"]+', "", said).replace(",", ", ").strip(" :")
     words = f"{status} {response.reason or ''}: {_short(said, 1000)}".replace(" : ", ": ")
     if status < 400:
         host = urlsplit(response.headers.get("Location", "")).netloc

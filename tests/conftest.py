@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -14,13 +15,17 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 import rescale_rest_api as rescale  # noqa: E402
 from rescale_simulator import Run, Simulator  # noqa: E402
+from two_jobs import THREE, copy_scripts  # noqa: E402
 
 SPEED = 200  # library seconds per real second: a polling step takes 25 ms, ten minutes of patience 3 s
 
 
 @pytest.fixture(autouse=True)
 def clean_surroundings(tmp_path, monkeypatch):
-    """A home and a working folder of the test's own, and nothing of this machine's Rescale or proxy settings."""
+    """A home and a working folder of the test's own, and nothing of this machine's Rescale or proxy settings.
+
+    Jobs pack at once: the second that they sleep is for file systems whose clocks tick in seconds.
+    """
     home = tmp_path / "home"
     home.mkdir()
     for name in ("HOME", "USERPROFILE"):
@@ -29,6 +34,9 @@ def clean_surroundings(tmp_path, monkeypatch):
                  "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy",
                  "https_proxy", "all_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
+    a_program(tmp_path / "programs" / "sleep", f'[ "$1" = 1 ] && set 0.02\nexec {shutil.which("sleep")} "$@"')
+    for folder in (tmp_path / "programs", Path(sys.executable).parent):
+        monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     work = tmp_path / "here"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -91,11 +99,29 @@ def access(sim, fast):
     return sim.url, f"Token {sim.token}"
 
 
+@pytest.fixture
+def environment(sim, monkeypatch):
+    """The environment that makes the simulator a script's platform."""
+    monkeypatch.setenv("RESCALE_API_URL", sim.url)
+    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
+
+
+@pytest.fixture
+def edit(environment, clean_surroundings):
+    """Write main.py, with other values in its sections, and the library beside it; the test's simulator is theirs."""
+    def write(**sections):
+        return copy_scripts(clean_surroundings, **{"batches": THREE, **sections})
+
+    write()
+    return write
+
+
 # What job_setup needs, the guide's parameters by their names; the simulator takes it.
 RIGHT_VALUES = {
     "job_name": "job", "command": "true\n", "code_name": "user_included", "version_code": "0", "license_info": {},
     "coretype_code": "emerald", "core_per_slot": 1, "slot": 1, "walltime": 1, "projectid": None, "inputfiles_list": [],
 }
+SETTINGS = tuple(RIGHT_VALUES.values())[2:10]  # of main.py
 
 
 @pytest.fixture
@@ -112,16 +138,17 @@ def set_up(access, capsys):
 
 @pytest.fixture
 def run_job(sim, access, set_up, capsys):
-    """Let a job run to its end, starting with `files` (name: content). Returns the job's id."""
+    """Let a job run to its end, or to this status, starting with `files` (name: content). Returns the job's id."""
 
-    def run(command="true\n", files=None, **values):
+    def run(command="true\n", files=None, status=None, **values):
         inputs = []
         for name, content in (files or {}).items():
             Path(name).write_bytes(content)
             inputs += rescale.upload_local_files(*access, name)
         job_id = set_up(**{"command": command, "inputfiles_list": inputs, **values})
         rescale.job_submit(*access, values.get("job_name", "job"), job_id)
-        wait_until(lambda: sim.jobs[job_id].ended)
+        job = sim.jobs[job_id]
+        wait_until(lambda: job.ended or status in [entry["status"] for entry in job.statuses])
         capsys.readouterr()
         return job_id
 
@@ -146,9 +173,16 @@ def ended_job(sim, set_up):
     return make
 
 
-def here():
-    """The names in the current folder, sorted."""
-    return sorted(path.name for path in Path().iterdir())
+def a_program(path, script):
+    """Write a shell script that can be called by its name where its folder is in PATH."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def here(folder="."):
+    """The names in a folder, sorted."""
+    return sorted(path.name for path in Path(folder).iterdir())
 
 
 def wait_until(condition, seconds=10):
@@ -161,10 +195,3 @@ def wait_until(condition, seconds=10):
 def paths_asked(sim, method="GET"):
     """The paths of the requests that reached the server, without /api/v2/."""
     return [record.path[len("/api/v2/"):] for record in sim.requests if record.method == method]
-
-
-def without_ids(text, *ids):
-    """`text` with these ids replaced by ID1, ID2, ... for comparing."""
-    for number, id_ in enumerate(ids, 1):
-        text = re.sub(rf"\b{id_}\b", f"ID{number}", text)
-    return text

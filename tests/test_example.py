@@ -19,12 +19,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-EXAMPLE = Path(__file__).parent / "example"
+from conftest import TESTS, here
 
+EXAMPLE = TESTS / "example"
+INPUTS = ["rod.inp", "rod.py"]
 # K. With 400 cells and 1 s the scheme decays mode k too slowly by (k pi dx / L)^2 / 12, which at 3600 s is below
 # 5e-4 K in sum; the time step adds less than 1e-5 K. A broken chain is off by more than 10 K.
 TOLERANCE = 0.002
-INPUTS = {"rod.py", "rod.inp"}
 
 
 def analytic_temperature(x: float, time: float) -> float:
@@ -35,13 +36,12 @@ def analytic_temperature(x: float, time: float) -> float:
 
 def profile_error(path: Path) -> float:
     """The largest deviation (K) of a temperature.csv from the analytic solution at 3600 s."""
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
-    profile = [(float(x), float(temperature)) for x, temperature in rows]
+    header, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
     assert header == ["x [m]", "T [degC]"]
-    assert [x for x, _ in profile] == [i / 400 for i in range(401)]
-    assert all(math.isfinite(temperature) for _, temperature in profile)
-    return max(abs(temperature - analytic_temperature(x, 3600.0)) for x, temperature in profile)
+    assert [float(x) for x, _ in rows] == [i / 400 for i in range(401)]
+    errors = [abs(float(temperature) - analytic_temperature(float(x), 3600.0)) for x, temperature in rows]
+    assert all(math.isfinite(error) for error in errors)
+    return max(errors)
 
 
 def solve(folder: Path, step: int, status: int = 0, **options) -> subprocess.CompletedProcess:
@@ -56,10 +56,6 @@ def change_case(folder: Path, **values: str) -> None:
     for name, value in values.items():
         case.write_text(re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", case.read_text()))
         assert f"\n{name} = {value}\n" in case.read_text()
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
 
 
 @pytest.fixture
@@ -84,16 +80,14 @@ def after_step_1(solved, tmp_path):
 
 
 def test_two_steps_reach_the_analytic_profile_and_continuing_changes_not_a_single_bit(solved, case):
-    assert names(solved[0]) == {*INPUTS, "rod.restart", "temperature.svg"}
-    assert names(solved[1]) == {*INPUTS, "rod.restart", "temperature.csv", "temperature.svg"}
+    assert here(solved[0]) == [*INPUTS, "rod.restart", "temperature.svg"]
+    assert here(solved[1]) == [*INPUTS, "rod.restart", "temperature.csv", "temperature.svg"]
     assert profile_error(solved[1] / "temperature.csv") < TOLERANCE
     change_case(case, step_ends="3600")
     solve(case, 1)  # in one go
     assert (case / "temperature.csv").read_bytes() == (solved[1] / "temperature.csv").read_bytes()
-
-
-def test_step_2_repeated_on_its_own_result_is_refused(solved):
-    assert "holds the end of step 2, step 2 needs that of step 1" in solve(solved[1], 2, status=1).stderr
+    again = solve(solved[1], 2, status=1)  # on its own result
+    assert "holds the end of step 2, step 2 needs that of step 1" in again.stderr
 
 
 @pytest.mark.parametrize("step_ends", ["1800", "1800 3600 5400"], ids=["a step too few", "one too many"])
@@ -142,11 +136,10 @@ def test_a_restart_file_that_is_not_right_and_a_case_without_sense_are_refused(s
 def test_a_killed_step_has_shown_its_progress_and_leaves_no_restart_file(case):
     change_case(case, cells="40", time_step="0.01")  # some seconds long
     command = [sys.executable, "rod.py", "rod.inp", "--step", "1"]
-    variables = {"PYTHONUNBUFFERED": ""}
-    with subprocess.Popen(command, cwd=case, stdout=subprocess.PIPE, text=True, env=variables) as process:
+    with subprocess.Popen(command, cwd=case, stdout=subprocess.PIPE, text=True, env={}) as process:
         assert [process.stdout.readline()[:13] for _ in "12"][1] == "t =   120.0 s"
         process.kill()
-    assert names(case) == INPUTS
+    assert here(case) == INPUTS
 
 
 def test_a_full_disk_leaves_the_earlier_files_whole(after_step_1):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
 import rescale_rest_api as rescale
-from conftest import TESTS
-from two_jobs import copy_scripts, run
+from conftest import TESTS, a_program
+from two_jobs import copy_scripts, paste, run
 
 EXAMPLE = TESTS / "example_abaqus"
 STAND_IN = EXAMPLE / "abaqus"
@@ -49,8 +47,8 @@ def downloaded() -> dict[int, list[float]]:
 def by_hand(tmp_path_factory):
     """The displacements when a user runs the solver alone, in one folder."""
     folder = shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("by hand") / "beam")
-    typed = "ccx -i static && cp static.rout restart.rin && ccx -i restart"
-    subprocess.run(typed, shell=True, cwd=folder, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    done = paste(f"cd '{folder}' && ccx -i static && cp static.rout restart.rin && ccx -i restart")
+    assert done.returncode == 0, done.stderr
     return displacements((folder / "restart.dat").read_text())
 
 
@@ -65,37 +63,29 @@ def test_the_solver_alone_bends_the_cantilever_as_the_theory_of_beams_says(by_ha
 
 
 @needs_ccx
-def test_a_rehearsal_gives_the_displacements_of_the_solver_alone(by_hand, tmp_path):
-    folder = copy_scripts(tmp_path / "here", **ABAQUS, input_path=str(EXAMPLE))
-    done = subprocess.run(
-        [sys.executable, TESTS / "rescale_simulator.py", "--speed", "0", "--stand-in", f"abaqus={STAND_IN}", "main.py"],
-        cwd=folder, capture_output=True, text=True, timeout=60,
-    )
+def test_a_rehearsal_gives_the_displacements_of_the_solver_alone(by_hand):
+    copy_scripts(Path.cwd(), **ABAQUS, input_path=str(EXAMPLE))
+    done = paste(f"python {TESTS}/rescale_simulator.py --speed 0 --stand-in abaqus={STAND_IN} main.py")
     assert done.returncode == 0, done.stdout + done.stderr
     assert downloaded() == {node: pytest.approx(values, rel=1e-5) for node, values in by_hand.items()}
 
 
 @needs_ccx
-def test_a_mended_deck_is_all_that_a_repeat_needs(by_hand, sim, tmp_path, monkeypatch):
-    monkeypatch.setenv("RESCALE_API_URL", sim.url)
-    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
+def test_a_mended_deck_is_all_that_a_repeat_needs(by_hand, sim, edit):
     (sim.stand_ins / "abaqus").symlink_to(STAND_IN)
-    copy_scripts(tmp_path / "here", **ABAQUS)
+    edit(**ABAQUS)
     shutil.copytree(EXAMPLE, "inputs", dirs_exist_ok=True)
     deck = Path("inputs", "restart.inp")
     right = deck.read_text()
     deck.write_text(right.replace("STEP=1", "STEP=7"))
-
     status, _, err = run()
     assert status == 1
     assert re.search(r"\*ERROR in restartshort: requested step\n.* is not in the restart file\n.*Exited with code", err)
 
     deck.write_text(right)
     status, out, err = run("--repeat")
-    assert status == 0, err
-    assert "restart.inp" in out + err
-    assert [sim.jobs[job_id].name.split("@")[1] for job_id in sim.starts] == ["static", "restart", "restart"]
-    assert set(sim.starts.values()) == {1}
+    assert (status, err, "restart.inp" in out) == (0, "", True)
+    assert [sim.jobs[job_id].name.split("@")[1] for job_id in sim.starts.elements()] == ["static", "restart", "restart"]
     assert downloaded() == {node: pytest.approx(values, rel=1e-5) for node, values in by_hand.items()}
 
 
@@ -106,12 +96,8 @@ def test_a_mended_deck_is_all_that_a_repeat_needs(by_hand, sim, tmp_path, monkey
 def abaqus(tmp_path):
     """Call the stand-in with a CalculiX that tells what it is called with, and writes this to its log."""
     def call(*arguments, log=" STEP            1", status=0):
-        program = tmp_path / "bin" / "ccx"
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(f"#!/bin/sh\necho $* on $OMP_NUM_THREADS\necho '{log}'\nexit {status}\n")
-        program.chmod(0o755)
-        variables = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
-        return subprocess.run([STAND_IN, *arguments], env=variables, capture_output=True, text=True, timeout=60)
+        a_program(tmp_path / "programs" / "ccx", f"echo $* on $OMP_NUM_THREADS\necho '{log}'\nexit {status}")
+        return paste(shlex.join([str(STAND_IN), *arguments]))
 
     return call
 
@@ -172,28 +158,20 @@ BY_CCX = f"{shlex.quote(str(STAND_IN))} job=beam interactive"
     ("ccx -i beam", CCX_RUNS, {"computed", "no deck", "no step"}),
     (f"rm -f beam.sta; abaqus job=beam interactive && {GREP.replace('static', 'beam')}", CCX_RUNS, {"computed"}),
 ])
-def test_a_recipe_succeeds_only_where_the_solver_did(sim, access, set_up, command, runs, successful):
-    if runs is CCX_RUNS and not shutil.which("ccx"):
+def test_a_recipe_succeeds_only_where_the_solver_did(sim, access, run_job, command, runs, successful):
+    by_ccx, jobs, succeeded = runs is CCX_RUNS, {}, set()
+    if by_ccx and not shutil.which("ccx"):
         pytest.skip(NO_CCX)
     for name in ("abaqus", "solver"):
-        (sim.stand_ins / name).write_text('#!/bin/sh\neval "$SOLVER"\n')
-        (sim.stand_ins / name).chmod(0o755)
-    jobs = {}
+        a_program(sim.stand_ins / name, 'eval "$SOLVER"')
     for case, way in runs.items():  # all of them at once
-        Path(case).mkdir()
-        Path(case, "static.sta").write_text("THE ANALYSIS HAS COMPLETED SUCCESSFULLY")
-        if runs is CCX_RUNS and way:
-            Path(case, "beam.inp").write_text(way)
-        inputs = rescale.upload_local_files(*access, rescale.create_tar_gz(case, f"{case}.tar.gz"))
-        solver = {"SOLVER": BY_CCX if runs is CCX_RUNS else way}
-        jobs[case] = set_up(job_name=case, command=f"{command}\n", inputfiles_list=inputs, license_info=solver)
-        rescale.job_submit(*access, case, jobs[case])
-    assert {case for case in jobs if succeeds(access, jobs[case])} == successful
-
-
-def succeeds(access, job_id):
-    try:
-        rescale.job_monitor(*access, job_id)
-    except rescale.JobFailed:
-        return False
-    return True
+        files = {"static.sta": b"THE ANALYSIS HAS COMPLETED SUCCESSFULLY"}
+        if by_ccx and way:
+            files["beam.inp"] = way.encode()
+        solver = {"SOLVER": BY_CCX if by_ccx else way}
+        jobs[case] = run_job(f"{command}\n", files, "Pending", job_name=case, license_info=solver)
+    for case, job_id in jobs.items():
+        with contextlib.suppress(rescale.JobFailed):
+            rescale.job_monitor(*access, job_id)
+            succeeded.add(case)
+    assert succeeded == successful

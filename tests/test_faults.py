@@ -9,19 +9,18 @@ Patience                        is 10 minutes, 1 for a chain's first request, an
 What the platform refuses       ends a call at once, in its words; what is not its own ends all but a monitor
 An answer that is no JSON       is a fault
 A request that does something   follows no redirect
-Proxies and certificates        that do not work are named, with the way out
 A stored file                   comes as it is stored, however it is labelled, and in chunks
+
+Proxies and certificates that do not work: test_token.py
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gzip
+import itertools
 import os
 import re
-import ssl
-import sys
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -29,15 +28,13 @@ from unittest import mock
 
 import pytest
 import requests
-import trustme
 
 import rescale_rest_api as rescale
-from conftest import paths_asked
+from conftest import SETTINGS, paths_asked
 from in_memory import JOB_ID, KEY, PLATFORM, TOKEN, Platform, connect
-from rescale_simulator import Handler
+from rescale_simulator import Simulator
 from two_jobs import Watch, assert_right, copy_scripts, run_here
 
-SETTINGS = ("user_included", "0", {}, "emerald", 1, 1, 1, "xDdRk")
 FAULTS = ("refused", "reset_before", "throttled", "503", "html", "truncated")  # of every request
 # Of those that do something, which these hide.
 HIDING = ("reset_after", "timeout_before", "timeout_after", "503_after", "html_after", "redirect", "late")
@@ -45,12 +42,10 @@ SECONDS = {"refused": 0.05, "timeout_before": 1, "timeout_after": 1, "late": 0.0
 
 
 @pytest.fixture
-def chain(sim, access, clock, monkeypatch):
+def chain(sim, environment, clock, monkeypatch):
     """Run main.py with these faults; return the names of its requests, but for those of the table at its end."""
     monkeypatch.setattr(rescale, "UPLOAD_TIMEOUT", 0.3)
     monkeypatch.setattr(rescale, "READ_TIMEOUT", 0.3)
-    monkeypatch.setenv("RESCALE_API_URL", sim.url)
-    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
     monkeypatch.chdir(copy_scripts(Path("chain").absolute()))
 
     def run(at=(), fault="503"):
@@ -118,8 +113,8 @@ def idle(clock, monkeypatch):
     return clock
 
 
-def set_up(platform=PLATFORM, token=TOKEN):
-    return rescale.job_setup(platform, token, "job", "true", *SETTINGS, [])
+def set_up():
+    return rescale.job_setup(PLATFORM, TOKEN, "job", "true", *SETTINGS, [])
 
 
 def begin():
@@ -211,7 +206,7 @@ def test_a_refusal_ends_a_call_at_once_but_no_monitor_unless_it_is_the_platforms
         CALLS[call]()
     assert (network.count, idle.now) == (1, 0)
     assert error.value.status == (status if own else None)
-    assert (": No.; jobanalyses.0.walltime: Long." in str(error.value)) == own
+    assert (": No., jobanalyses: walltime: Long." in str(error.value)) == own
     assert (f"region: is it one of {PLATFORM}" in str(error.value)) == (status == 401)
 
 
@@ -235,49 +230,18 @@ def test_what_does_something_is_never_sent_to_where_a_redirect_leads(call, statu
 @pytest.mark.parametrize("chunked", [False, True], ids=["", "in chunks"])
 @pytest.mark.parametrize("label", ["identity", "gzip", "deflate", "br"])
 def test_a_stored_file_comes_as_it_is_stored_however_labelled(label, chunked, sim, access, ended_job, monkeypatch):
-    archive, send = gzip.compress(os.urandom(50_000)), Handler.send
+    archive, stream = gzip.compress(os.urandom(50_000)), Simulator._stream
     monkeypatch.setattr(rescale, "RANGE", (9_000, 9_000))
 
-    def send_labelled(handler, answer, *left):
-        if "/contents/" in handler.path:
-            answer.headers["Content-Encoding"] = label
-        if "/contents/" not in handler.path or not chunked:
-            return send(handler, answer, *left)
-        body, _ = answer.get_data(), answer.headers.pop("Content-Length")
-        handler.send_response(answer.status_code)
-        for item in {**answer.headers, "Transfer-Encoding": "chunked"}.items():
-            handler.send_header(*item)
-        handler.end_headers()
-        return handler.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+    def labelled(*arguments):
+        answer = stream(*arguments)
+        answer.headers["Content-Encoding"] = label
+        if chunked:
+            pieces, answer.headers["Transfer-Encoding"] = itertools.chain(answer.response, [b""]), "chunked"
+            answer.response = (b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+        return answer
 
-    monkeypatch.setattr(Handler, "send", send_labelled)
+    monkeypatch.setattr(Simulator, "_stream", labelled)
     [path] = rescale.job_download(*access, "job", ended_job({"rescale.tar.gz": archive}))
     assert path.read_bytes() == archive
     assert sum("/contents/" in path for path in paths_asked(sim)) == 6
-
-
-@pytest.mark.parametrize(("address", "words"), [
-    ("http://me:hunter2@127.0.0.1:9", "HTTPS_PROXY"), ("socks5h://me:hunter2@127.0.0.1:9", "pip install pysocks"),
-], ids=["one that is not there", "one of SOCKS without its package"])
-def test_a_proxy_that_fails_is_named_without_password_and_not_used_for_here(address, words, sim, clock, monkeypatch):
-    monkeypatch.setenv("ALL_PROXY", address)
-    monkeypatch.setitem(sys.modules, "socks", None)
-    with pytest.raises(rescale.RescaleError, match=rf"{words}.*127\.0\.0\.1:9|127\.0\.0\.1:9.*{words}") as error:
-        set_up()
-    assert "hunter2" not in str(error.value)
-    assert set_up(sim.url, f"Token {sim.token}") in sim.jobs
-
-
-@pytest.mark.parametrize(("name", "known", "comes"), [
-    ("localhost", True, True), ("localhost", False, False), ("evil.example", True, False),
-], ids=["known", "unknown", "another's"])
-def test_a_certificate_must_be_known_and_the_platforms_own(name, known, comes, sim, clock, monkeypatch, tmp_path):
-    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(name).configure_cert(context)
-    if known:
-        authority.cert_pem.write_to_path(str(tmp_path / "company.pem"))
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "company.pem"))
-    sim._server.socket = context.wrap_socket(sim._server.socket, server_side=True)
-    with contextlib.nullcontext() if comes else pytest.raises(rescale.RescaleError, match="REQUESTS_CA_BUNDLE"):
-        set_up(f"https://localhost:{sim.port}", f"Token {sim.token}")
-    assert (len(sim.requests), clock.now) == (comes, 0)

@@ -5,10 +5,10 @@ A --repeat killed likewise                      is gone on with: the failed job 
 Runs that are killed again and again            come to an end
 An upload killed midway                         sends little of it again
 A download killed midway                        leaves a beginning of the file, and goes on there
-A chain at work                                 is gone on with by no other process
 A key that was replaced                         is no end
-Ctrl-C at any moment                            leaves a chain to go on with; the commands that it names work
-Files that vanish before Ctrl-C                 do not hide which job is billed
+Ctrl-C at any moment                            leaves a chain to go on with; the command that it names works
+
+A second process beside a chain at work, and files that vanish before Ctrl-C: test_main.py
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +27,7 @@ import pytest
 
 from conftest import wait_until
 from rescale_simulator import Record, Simulator
-from two_jobs import USER, Watch, assert_right, copy_scripts, result, run, start
+from two_jobs import USER, Watch, assert_right, copy_scripts, paste, result, run, start, steps
 
 pytestmark = [pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL and SIGINT"), pytest.mark.timeout(300)]
 PARTS = 3  # tests that share a matrix, so that several workers can
@@ -38,11 +35,8 @@ KILLED = -signal.SIGKILL
 
 
 @pytest.fixture
-def chain(sim, clean_surroundings, monkeypatch):
-    """The folder of a main.py with two tiny jobs, and the environment that points it at the simulator."""
-    monkeypatch.setenv("RESCALE_API_URL", sim.url)
-    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+def chain(environment, clean_surroundings):
+    """The folder of a main.py with two tiny jobs, which the simulator is to run."""
     return copy_scripts(clean_surroundings)
 
 
@@ -61,13 +55,15 @@ class State:
         self.sim.faults.clear()
 
 
-def each_request(sim: Simulator, part: int, *arguments: str, number: int = signal.SIGKILL) -> Iterator[str]:
+def each_request(
+    sim: Simulator, part: int, *arguments: str, number: int = signal.SIGKILL, parts: int = PARTS
+) -> Iterator[str]:
     """Run main.py, killed at a request of a run undisturbed: before it is acted on; or after, but before the answer."""
     state, watch = State(sim), Watch(sim)
     assert run(*arguments)[0] == 0
     names = list(dict.fromkeys(watch.names))
     moments = [("before", name) for name in names] + [("after", name) for name in names if ": POST" in name]
-    for when, at in moments[part::PARTS]:
+    for when, at in moments[part::parts]:
         state.restore()
         watch, killed = Watch(sim), threading.Event()
         process = start(*arguments)
@@ -125,22 +121,25 @@ def test_a_chain_killed_at_any_moment_is_gone_on_with_and_starts_each_job_once(e
 @pytest.mark.parametrize("each", [each_request, each_file_event])
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_repeat_killed_at_any_moment_replaces_the_failed_job_once_with_the_mended_input(each, part, sim, chain):
+    """From the moment on when all is prepared it is only resumed."""
     Watch(sim)
     sim.fail = "second"
     assert run()[0] == 1
-    sim.fail = None
+    sim.fail, is_prepared = None, False
     Path("inputs/steps.txt").write_text("mended\n")
     for moment in each(sim, part, "--repeat"):
         print(moment)
         assert list(Path().glob("*@second@*.job")) + list(Path().glob(".*@second@*.job"))
         status, _, err = run("--resume")
-        if status == 1 and "--repeat" in err:  # killed before anything was prepared
+        is_prepared = is_prepared or status == 0
+        if not is_prepared:
+            assert (status, "--repeat" in err) == (1, True)
             status, _, err = run("--repeat")
         assert (status, err) == (0, "")
         started = [sim.jobs[job_id].name.split("@")[1] for job_id in sim.starts.elements()]
         assert started == ["first", "second", "second"]
-        with tarfile.open(result()) as tar:
-            assert tar.extractfile("./steps.txt").read() == b"mended\ntwo\n"
+        assert steps(result()) == "mended\ntwo\n"
+    assert is_prepared
 
 
 def test_a_chain_killed_again_and_again_is_gone_on_with(sim, chain, tmp_path):
@@ -151,8 +150,7 @@ def test_a_chain_killed_again_and_again_is_gone_on_with(sim, chain, tmp_path):
     while status == KILLED and runs < 40:
         status, _, err = run("--resume", events={**events, "kill_at": 3 + runs // 2})
         runs += 1
-    assert (status, err) == (0, "")
-    assert runs > 5
+    assert (status, err, runs > 5) == (0, "", True)
     assert_right(sim, result())
 
 
@@ -166,10 +164,10 @@ def test_of_an_upload_killed_midway_only_the_volumes_on_the_way_are_sent_again(s
     sim.upload_rate = 4 << 20  # bytes per second and connection
     process = start(constants=SMALL)
 
-    def arrived() -> list[int]:
-        return [file.size for file in sim.files.values() if file.name.startswith("rescale.tar.gz.")]
+    def arrived() -> int:
+        return sum(file.size for file in list(sim.files.values()) if file.name.startswith("rescale.tar.gz."))
 
-    wait_until(lambda: sum(arrived()) > 0.6 * size, 30)
+    wait_until(lambda: arrived() > 0.6 * size, 30)
     process.kill()
     assert process.end()[0] == KILLED
     sim.upload_rate = None
@@ -178,15 +176,14 @@ def test_of_an_upload_killed_midway_only_the_volumes_on_the_way_are_sent_again(s
 
     assert (status, err) == (0, "")
     assert re.search(r"- rescale\.tar\.gz: \d+ of 33 parts are on the platform already", out)
-    assert size < sum(arrived()) < 1.3 * size  # the eight on the way, of 33
+    assert size < arrived() < 1.3 * size  # the eight on the way, of 33
     assert_right(sim, result())
 
 
 @pytest.mark.parametrize("share", [0.1, 0.6])
 def test_a_download_killed_midway_leaves_a_beginning_of_the_file_and_goes_on_there(sim, chain, share):
     noise = 6_000_000
-    copy_scripts(chain.parent / "noise", batches=[("second", f"cat steps.txt; head -c {noise} /dev/urandom > noise\n")])
-    os.chdir(chain.parent / "noise")
+    copy_scripts(chain, batches=[("second", f"cat steps.txt; head -c {noise} /dev/urandom > noise\n")])
     sim.rate = 400_000  # bytes per second and connection
     process = start(constants=SMALL)
     wait_until(lambda: any(path.stat().st_size > share * noise for path in Path().glob("*@second@*/.*.part")), 30)
@@ -207,25 +204,6 @@ def test_a_download_killed_midway_leaves_a_beginning_of_the_file_and_goes_on_the
     assert min(int(text[len("bytes="):].split("-")[0]) for text in ranges) == len(content)
 
 
-def at_work(sim: Simulator, *arguments: str, **how: str):
-    """main.py whose first job runs and does not end by itself."""
-    sim.on_request = None
-    process = start(*arguments, **how)
-    wait_until(lambda: any("/tail/" in record.path for record in sim.requests), 20)
-    return process
-
-
-def test_a_chain_that_runs_is_not_gone_on_with_by_another_process(sim, chain):
-    watch = Watch(sim)
-    process = at_work(sim)
-    for option in ("--resume", "--repeat"):
-        status, _, err = run(option)
-        assert (status, "another process" in err) == (1, True)
-    sim.on_request = watch.on_request
-    assert process.end()[0] == 0
-    assert_right(sim, result())
-
-
 def test_a_chain_is_gone_on_with_when_the_key_was_replaced(sim, chain, monkeypatch):
     watch = Watch(sim)
 
@@ -242,58 +220,30 @@ def test_a_chain_is_gone_on_with_when_the_key_was_replaced(sim, chain, monkeypat
     go_on(sim)
 
 
-def interrupted(process) -> str:
-    """What main.py says on stderr after Ctrl-C."""
-    process.kill(signal.SIGINT)
-    status, _, err = process.end(20)
-    assert status == 130
-    return err
-
-
-def paste(label: str, text: str) -> None:
-    """Run, through a shell, the command that stands behind a label in a message."""
-    command = re.search(rf"^{label}: +(.*)$", text, re.MULTILINE)[1]
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("gone", ["nothing", "the .job files", "the folder"])
-def test_ctrl_c_says_which_job_is_billed_and_the_command_that_stops_it_works(gone, sim, chain):
-    Watch(sim)
-    process = at_work(sim)
-    for path in Path().glob("*.job" if gone == "the .job files" else "*.none"):
-        path.unlink()
-    if gone == "the folder":
-        shutil.rmtree(chain)
-    err = interrupted(process)
-    [job_id] = sim.starts
-    assert f"{job_id} still runs and costs money" in err
-    os.chdir(copy_scripts(chain))
-    paste("To stop it", err)
-    wait_until(lambda: sim.jobs[job_id].ended)
-    assert "User Terminated" in {entry["statusReason"] for entry in sim.jobs[job_id].statuses}
-
-
 @pytest.mark.parametrize("where", ["beside the results", "elsewhere, with blanks", "absolute"])
 def test_the_command_to_go_on_after_ctrl_c_works_when_pasted(where, sim, chain, tmp_path):
     """The results and the .job files are in the current folder, the scripts may be in another."""
-    watch = Watch(sim)
-    script = "main.py"
+    watch, script = Watch(sim), "main.py"
+    sim.on_request = None  # the first job does not end by itself
     if where != "beside the results":
-        shutil.rmtree(chain / "inputs")
-        tool = copy_scripts(tmp_path / "my tools (new)")
-        for name in ("main.py", "rescale_rest_api.py"):
-            (chain / name).unlink()
+        tool = shutil.move(chain, tmp_path / "my tools (new)")
+        chain.mkdir()
+        os.chdir(chain)
+        copy_scripts(tool)
         script = str(tool / "main.py") if where == "absolute" else "../my tools (new)/main.py"
-    err = interrupted(at_work(sim, script=script))
+    process = start(script=script)
+    wait_until(lambda: any("/tail/" in record.path for record in sim.requests), 20)
+    process.kill(signal.SIGINT)
+    status, _, err = process.end(20)
+    assert status == 130
     sim.on_request = watch.on_request
-    paste("To go on", err)
+    done = paste(re.search(r"^To go on: +(.*)$", err, re.MULTILINE)[1])
+    assert done.returncode == 0, done.stderr
     assert_right(sim, result())
 
 
-def test_ctrl_c_at_any_moment_leaves_a_chain_that_can_be_gone_on_with(sim, chain, monkeypatch):
-    monkeypatch.setattr(f"{__name__}.PARTS", 6)
-    for moment in each_request(sim, 4, number=signal.SIGINT):
+def test_ctrl_c_at_any_moment_leaves_a_chain_that_can_be_gone_on_with(sim, chain):
+    for moment in each_request(sim, 4, number=signal.SIGINT, parts=6):
         print(moment)
         assert (" --resume" in moment) == bool(list(Path().glob("*.job")))
         go_on(sim)

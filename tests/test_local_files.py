@@ -18,8 +18,6 @@ import io
 import logging
 import os
 import re
-import runpy
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -27,14 +25,12 @@ from pathlib import Path
 import pytest
 
 import rescale_rest_api as rescale
-import test_main
-from conftest import here, wait_until
-from two_jobs import USER, submissions, text_job
+from conftest import SETTINGS, here, paths_asked, wait_until
+from two_jobs import THREE, USER, paste, run_here
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX")
-edit = test_main.edit
 LINE = "변위 Größe 😀 \x1b[31m end"  # one that few terminals can show
-SETTINGS = ("user_included", "0", {}, "emerald", 1, 1, 1, None)
+CLEAN = LINE.replace("\x1b", "\ufffd")
 FULL, BROKEN = OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")
 
 
@@ -66,11 +62,11 @@ def fail(monkeypatch):
     ("flush", FULL), ("flush", KeyboardInterrupt()), ("name", BROKEN), ("name", KeyboardInterrupt()),
 ], ids=["no room", "Ctrl-C at flush", "rename fails", "Ctrl-C at rename"])
 @pytest.mark.parametrize("name", ["rescale.tar.gz", "job.job", "job.desktop"])
-def test_a_file_that_cannot_be_finished_leaves_the_older_and_starts_no_second_job(sim, access, fail, name, step, error):
-    job_id, sim.resubmit = text_job(sim, "sleep 60"), "again"
-    call, *arguments = rescale.job_submit, *access, "job", job_id
-    if name == "rescale.tar.gz":
-        call, *arguments = [rescale.create_tar_gz]
+def test_a_file_that_cannot_be_finished_leaves_the_older_and_starts_no_second_job(
+    sim, access, set_up, fail, name, step, error
+):
+    job_id, sim.resubmit = set_up(command="sleep 60\n"), "again"
+    call = rescale.create_tar_gz if name == "rescale.tar.gz" else lambda: rescale.job_submit(*access, "job", job_id)
     Path("a.inp").write_bytes(b"new")
     if name != "job.job":  # which is made under its name
         Path(name).write_bytes(b"older")
@@ -78,19 +74,21 @@ def test_a_file_that_cannot_be_finished_leaves_the_older_and_starts_no_second_jo
     told = (rescale.RescaleError, name) if isinstance(error, OSError) else (KeyboardInterrupt, None)
     harmless = name == "job.desktop" and isinstance(error, OSError)
     with contextlib.nullcontext() if harmless else pytest.raises(told[0], match=told[1]):
-        call(*arguments)
+        call()
     assert name == "job.job" or Path(name).read_bytes() == b"older"
     assert not list(Path().glob("*.part"))
-    assert len(submissions(sim)) == (name == "job.desktop")
+    assert (f"jobs/{job_id}/submit/" in paths_asked(sim, "POST")) == (name == "job.desktop")
     fail.wanted.clear()
-    call(*arguments)
+    call()
     assert Path(name).read_bytes() != b"older"
     assert dict(sim.starts) == ({} if name == "rescale.tar.gz" else {job_id: 1})
 
 
-def test_a_file_is_on_the_disk_before_it_gets_its_name_and_a_job_s_id_before_anything_is_sent(sim, access, fail):
+def test_a_file_is_on_the_disk_before_it_gets_its_name_and_a_job_s_id_before_anything_is_sent(
+    sim, access, set_up, fail
+):
     Path("a.inp").write_bytes(b"new")
-    job_id = text_job(sim)
+    job_id = set_up()
     rescale.create_tar_gz()
     sim.on_request = lambda record, when: fail.steps.append((when, record.path.rsplit("/", 2)[1]))
     rescale.job_submit(*access, "job", job_id)
@@ -131,45 +129,43 @@ def test_a_download_onto_a_full_disk_goes_on_when_there_is_room(sim, access, end
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp949", "cp437", "utf-8"])
-def test_what_the_terminal_cannot_show_is_shown_as_far_as_it_can(sim, edit, access, ended_job, monkeypatch, encoding):
+def test_what_the_terminal_cannot_show_is_shown_as_far_as_it_can(environment, fast, ended_job, monkeypatch, encoding):
     job_id = ended_job({"process_output.log": f"{LINE}\n".encode(), "rescale_failed.tar.gz": b""}, ("Completed", "no"))
     screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setattr(sys, "stderr", screen)
     assert rescale._main(["monitor", job_id]) == 1
-    for text in (f"Job {job_id} : Completed\n", LINE.replace("\x1b", "\ufffd")):
+    for text in (f"Job {job_id} : Completed\n", CLEAN):
         assert text.encode(encoding, "replace") in screen.buffer.getvalue()
 
 
 @pytest.mark.parametrize("screen", ["| head -n 1", "> /dev/full 2>&1", ">&- 2>&-"], ids=["a pipe", "full", "closed"])
 def test_a_whole_chain_ends_right_without_a_screen(edit, sim, screen):
-    edit(batches=test_main.THREE[:2])
-    done = subprocess.run(f"python main.py {screen}", shell=True, stdout=subprocess.DEVNULL, timeout=60, check=False)
+    edit(batches=THREE[:2])
+    assert paste(f"python main.py {screen}").returncode == 0
     wait_until(lambda: list(Path().glob("*@two@*/rescale.tar.gz")), 20)
-    assert (done.returncode, len(sim.starts)) == (0, 2)
+    assert len(sim.starts) == 2
 
 
 def test_what_is_printed_goes_through_logging_without_keys_and_control_characters(edit, sim, capsys):
-    edit()
     seen = io.StringIO()
     logging.getLogger("rescale_rest_api").addHandler(logging.StreamHandler(seen))
-    with pytest.raises(SystemExit), rescale.chain(test_main.THREE, SETTINGS, input_path="inputs", arguments=[]):
+    with pytest.raises(SystemExit), rescale.chain(THREE, SETTINGS, input_path="inputs", arguments=[]):
         raise rescale.RescaleError(f"{LINE} {sim.token}")
     for text in (seen.getvalue(), capsys.readouterr().err, next(Path().glob("*.log")).read_text(encoding="utf-8")):
-        assert LINE.replace("\x1b", "\ufffd") + " ***" in text
+        assert f"{CLEAN} ***" in text
 
 
 @pytest.mark.parametrize("fault", ["a full disk", "no locks"])
 def test_a_log_that_cannot_be_written_or_locked_ends_no_chain(edit, sim, fast, monkeypatch, fault):
-    edit(batches=test_main.THREE[:1])
+    edit(batches=THREE[:1])
     name = f"{USER}@one@20260101-000000"
     Path(f".{name}.chain").write_text('{"began": 1}')
     if fault == "a full disk":
         Path(f"{name}.log").symlink_to("/dev/full")
     else:  # a network share
         monkeypatch.setattr("fcntl.flock", lambda *_: exec("raise OSError(errno.ENOLCK, 'No locks available')"))
-    monkeypatch.setattr(sys, "argv", ["main.py", "--resume"])
-    runpy.run_path("main.py", run_name="__main__")
+    assert run_here("--resume") == 0
     assert Path(name, "rescale.tar.gz").exists()
 
 

@@ -4,15 +4,16 @@
 |---|---|
 | as shipped it can be rehearsed, and its hints are rehearsals, too | shipped |
 | a plain start beside an unfinished chain starts nothing, and names it and the next command | beside |
-| --resume goes on with the newest chain, or the named one, and only confirms what is done | resume, two_chains |
+| --resume goes on with the newest chain, or the named one, and only confirms what is done | what_runs, two_chains |
+| a chain at work is gone on with by no other process | beside |
 | a chain is of its script, keeps its user's name, and of a rehearsal never the platform's | another_script, meets |
-| --status shows all links and starts nothing; --check says what is paid; --help tells all | status, check, help |
+| --status shows all links and starts nothing; --help tells all | what_runs, help |
 | 2 for what the sections or the folder show, before anything is sent | wrong_usage, folder |
 | one message for what the platform refuses; a traceback for a slip in the script | mistake, slip, installed |
 | after Ctrl-C: which job costs money and how to stop it, though all files are gone | ctrl_c |
 | the log has every line with its time; at_end runs, without the key, not after Ctrl-C | log, at_end, ctrl_c |
 
-The table is in test_commands.py, --repeat in test_repeat.py.
+The table is in test_commands.py, --repeat and --check in test_repeat.py.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tarfile
 import threading
@@ -30,39 +30,15 @@ from pathlib import Path
 import pytest
 
 import rescale_rest_api as rescale
-from conftest import TESTS, here, wait_until
+from conftest import SETTINGS, TESTS, here, wait_until
 from in_memory import KEY, PLATFORM, connect
 from rescale_simulator import Simulator
 from test_example import TOLERANCE, profile_error
-from two_jobs import ROOT, USER, copy_scripts, run, start
+from two_jobs import ROOT, THREE, USER, paste, result, run, start, steps
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs signals")
-THREE = [(name, f"echo {name} >> steps.txt\n") for name in ("one", "two", "three")]
+DONE = "zero\none\ntwo\nthree\n"
 WAITS = 'until [ -e "$HOME/go" ]; do sleep 0.01; done\n'  # a command that lets its job run until there is such a file
-
-
-def hurry(folder, monkeypatch):
-    """Let jobs pack at once; what they wait for is clocks of file systems that tick in seconds."""
-    (folder / "tools").mkdir()
-    (folder / "tools" / "sleep").write_text(
-        f'#!/bin/sh\n[ "$1" = 1 ] && set 0.02\nexec {shutil.which("sleep")} "$@"\n')
-    (folder / "tools" / "sleep").chmod(0o755)
-    for path in (Path(sys.executable).parent, folder / "tools"):
-        monkeypatch.setenv("PATH", str(path), prepend=os.pathsep)
-
-
-@pytest.fixture
-def edit(sim, clean_surroundings, tmp_path, monkeypatch):
-    """Write main.py, with other values in its sections, and the library beside it; the test's simulator is theirs."""
-    hurry(tmp_path, monkeypatch)
-    monkeypatch.setenv("RESCALE_API_URL", sim.url)
-    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
-
-    def write(**sections):
-        return copy_scripts(clean_surroundings, **{"batches": THREE, **sections})
-
-    write()
-    return write
 
 
 def of(sim: Simulator) -> list[str]:
@@ -74,20 +50,10 @@ def posts(sim: Simulator) -> int:
     return sum(record.method == "POST" for record in sim.requests)
 
 
-def steps(batch: str = "three") -> str:
-    [archive] = Path().glob(f"*@{batch}@????????-??????/rescale.tar.gz")
-    with tarfile.open(archive) as tar:
-        return tar.extractfile("./steps.txt").read().decode()
-
-
 def rows(text: str) -> dict[str, list[str]]:
     """The last table in a text: the cells of each row by batch name, from the job's id on."""
     lines = text[text.rindex("job   "):].splitlines()[1:]
     return {line.split("@")[1]: re.split(r" {2,}", line)[1:] for line in lines if re.match(r"\S+@\S+@", line)}
-
-
-def paste(command: str, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False, **options)
 
 
 def started_ats() -> list[str]:
@@ -102,9 +68,15 @@ def running(sim: Simulator, number: int = 1, **more):
     return process
 
 
+def killed(sim: Simulator, number: int) -> None:
+    """Start main.py, and kill it while its job of this number executes."""
+    process = running(sim, number)
+    process.kill()
+    process.end()
+
+
 def test_as_shipped_it_is_rehearsed_and_every_hint_of_a_failure_is_a_rehearsal_that_works_when_pasted(edit):
     """Until the profile is there that only both steps reach."""
-    edit()
     shutil.copy(ROOT / "main.py", "main.py")
     Path("tests").symlink_to(TESTS)
     done = paste("python tests/rescale_simulator.py --speed 0 --fail rod2 main.py")
@@ -134,10 +106,9 @@ def test_as_shipped_it_is_rehearsed_and_every_hint_of_a_failure_is_a_rehearsal_t
 def test_beside_an_unfinished_chain_nothing_is_started_until_new_says_so(edit, sim, state, then, how):
     then, gate = dict(then), threading.Event()
     at_work, batches = then.pop("at_work", False), then.pop("batches", THREE)
-    if state in ("two", "three"):
-        sim.fail = state
+    sim.fail = state if state in ("two", "three") else None
+    if sim.fail:
         assert run()[0] == 1
-        sim.fail = None
     else:
         edit(batches=[THREE[0], ("two", WAITS), THREE[2]])
         sim.speed = 20 if state == "waits" else 0
@@ -152,7 +123,10 @@ def test_beside_an_unfinished_chain_nothing_is_started_until_new_says_so(edit, s
     edit(batches=batches)
     [name] = [path.stem for path in Path().glob("*@one@*.log")]
     started, before, at = of(sim), posts(sim), name.split("@")[2]
-    sim.on_request = None
+    sim.on_request = sim.fail = None
+    for option in ("--resume", "--repeat") if at_work else ():
+        status, _, err = run(option)
+        assert (status, "another process" in err) == (1, True)
     status, out, err = run(**then)
     assert (of(sim), posts(sim)) == (started, before)
     assert {path.stem for path in Path().glob("[!.]*@*@*") if "@one@" in path.name} == {name}  # no trace of another
@@ -170,39 +144,46 @@ def test_beside_an_unfinished_chain_nothing_is_started_until_new_says_so(edit, s
 @pytest.mark.parametrize("there", ["its only job failed", "it is finished", "another account's", "no chain's files"])
 def test_beside_what_is_no_unfinished_chain_another_one_is_started(edit, sim, there):
     sim.fail = "one" if there == "its only job failed" else None
+    at = "20260101-000000"
+    lookalikes = (f"one@{at} (copy)", f"one@{at}.sync-conflict-20260102-ABC", "one@20260101", f"one@{at}_old",
+                  f"one@fine@{at}", f"One@{at}", f"four@{at}")
     if there in ("its only job failed", "it is finished"):
         assert run()[0] == (1 if sim.fail else 0)
-    else:
-        at = "20260101-000000"
-        lookalikes = (f"one@{at} (copy)", f"one@{at}.sync-conflict-20260102-ABC", "one@20260101", f"one@{at}_old",
-                      f"one@fine@{at}", f"One@{at}", f"four@{at}")
-        for name in [f"one@{at}"] if there == "another account's" else lookalikes:
-            Path(f"{USER}@{name}.job").write_text("abcXYZ\n")
-    if there == "no chain's files":
-        for option in ("--resume", "--repeat", "--status"):
-            status, _, err = run(option)
-            assert (status, str(Path.cwd()) in err, posts(sim)) == (2, True, 0)
+    for name in {"another account's": [f"one@{at}"], "no chain's files": lookalikes}.get(there, ()):
+        Path(f"{USER}@{name}.job").write_text("abcXYZ\n")
+    for option in ("--resume", "--repeat", "--status") if there == "no chain's files" else ():
+        status, _, err = run(option)
+        assert (status, str(Path.cwd()) in err, posts(sim)) == (2, True, 0)
     sim.fail, before = None, len(sim.starts)
     assert run()[0] == 0
     assert of(sim)[before:] == ["one", "two", "three"]
-    assert steps() == "zero\none\ntwo\nthree\n" if there != "it is finished" else len(started_ats()) == 2
+    assert steps(result("three")) == DONE if there != "it is finished" else len(started_ats()) == 2
 
 
-def test_resume_goes_on_with_what_runs_and_only_confirms_what_is_done(edit, sim):
+@pytest.mark.parametrize("option", ["--resume", "--repeat"])
+def test_what_runs_is_followed_and_what_is_done_only_confirmed(edit, sim, option):
     edit(batches=[THREE[0], ("two", WAITS + THREE[1][1]), THREE[2]])
-    process = running(sim, 2)
-    process.kill()
-    process.end()
-    (list(sim.jobs.values())[1].folder / "go").touch()
-    status, out, err = run("--resume")
+    killed(sim, 2)
+    again, second = start(option), list(sim.jobs.values())[1]
+    wait_until(lambda: f"Job {second.id} : Executing" in again.printed(), 20)
+
+    before, files = posts(sim), here()
+    status, out, err = run("--status")  # from another terminal
+    assert (status, err, posts(sim), here()) == (0, "", before, files)
+    assert {name: cells[1] for name, cells in rows(out).items()} == {
+        "one": "succeeded", "two": "running", "three": "not started"}
+
+    (second.folder / "go").touch()
+    status, out, err = again.end()
     assert (status, err, of(sim)) == (0, "", ["one", "two", "three"])
-    assert f"Job {list(sim.starts)[1]} : submitted earlier" in out
-    assert steps() == "zero\none\ntwo\nthree\n"
+    assert f"Job {second.id} : submitted earlier" in out
+    assert steps(result("three")) == DONE
+
     before = posts(sim)
-    status, out, err = run("--resume")
+    status, out, err = run(option)
     assert (status, err, posts(sim)) == (0, "", before)
-    assert "one, two: succeeded earlier" in out
-    assert "rescale.tar.gz was here already" in out
+    words = ("one, two: succeeded earlier", "was here already", *["--repeat --from"] * (option == "--repeat"))
+    assert [word for word in words if word not in out] == []
 
 
 @pytest.mark.parametrize(("option", "memory"), [
@@ -243,13 +224,12 @@ def test_a_chain_of_another_script_is_taken_only_by_name_and_keeps_the_name_of_i
     assert of(sim) == ["one", "two", "two", "three"]
 
 
-@pytest.mark.parametrize(("arguments", "key", "status", "word"), [
-    (["--status"], KEY, 2, "rehearsal"), (["--status"], "", 2, "rehearsal"), (["--resume"], KEY, 2, "rehearsal"),
-    (["--resume"], "", 2, "rehearsal"), ([], KEY, 1, "No job was started"), ([], "", 1, "RESCALE_API_KEY"),
-], ids=["status", "status without a key", "resume", "resume without a key", "a new chain", "a new chain without a key"])
-def test_the_platform_never_meets_a_chain_of_a_rehearsal(monkeypatch, capsys, arguments, key, status, word):
+@pytest.mark.parametrize("key", [KEY, ""], ids=["", "without a key"])
+@pytest.mark.parametrize("arguments", [["--status"], ["--resume"], []], ids=["status", "resume", "a new chain"])
+def test_the_platform_never_meets_a_chain_of_a_rehearsal(monkeypatch, capsys, arguments, key):
     """A new chain passes it over."""
     sent, name = [], f"{USER}@one@20260101-000000"
+    told = (2, "rehearsal") if arguments else (1, "Nothing was started" if key else "RESCALE_API_KEY")
     Path(f"{name}.job").write_text("abCdEf\n")
     Path(f"{name}.desktop").write_text("[Desktop Entry]\nURL=http://127.0.0.1:4242/jobs/abCdEf/runs/1/results/\n")
     monkeypatch.setenv("RESCALE_API_URL", PLATFORM)
@@ -257,31 +237,10 @@ def test_the_platform_never_meets_a_chain_of_a_rehearsal(monkeypatch, capsys, ar
     monkeypatch.setattr(sys, "argv", ["main.py"])
     connect(lambda request: sent.append(request.url) or (
         (200, {"email": "a@b"}) if "users/me" in request.url else (404, {"detail": "Not found."})))
-    settings = ("user_included", "0", {}, "emerald", 1, 1, 1, None)
-    with pytest.raises(SystemExit) as ended, rescale.chain([("one", "true\n")], settings, arguments=arguments):
+    with pytest.raises(SystemExit) as ended, rescale.chain([("one", "true\n")], SETTINGS, arguments=arguments):
         raise AssertionError("it went on")
-    assert (ended.value.code, word in capsys.readouterr().err) == (status, True)
+    assert (ended.value.code, told[1] in capsys.readouterr().err) == (told[0], True)
     assert all("users/me" in url for url in sent) or not arguments
-
-
-def test_status_from_another_process_tells_of_all_links_writes_and_starts_nothing(edit, sim):
-    edit(batches=[THREE[0], ("two", WAITS), THREE[2]])
-    process, before, files = running(sim, 2), posts(sim), here()
-    status, out, err = run("--status")
-    process.kill()
-    assert (status, err, posts(sim), here()) == (0, "", before, files)
-    assert {name: cells[1] for name, cells in rows(out).items()} == {
-        "one": "succeeded", "two": "running", "three": "not started"}
-
-
-def test_check_tells_what_it_costs_at_most_and_starts_and_writes_nothing(edit, sim):
-    edit(walltime=5, core_per_slot=4)
-    files = here()
-    status, out, err = run("--check")
-    assert (status, err, posts(sim), here()) == (0, "", 0, files)
-    words = ("3 x 20 = 60 core-hours", "1 files to pack", "jobs to be paid: 3 (one, two, three)", "= 3.60 at")
-    assert [word for word in words if word not in out] == []
-    assert out.endswith("Start: python main.py\n")
 
 
 def test_help_tells_of_every_option_and_what_the_exit_statuses_mean(edit, sim):
@@ -328,7 +287,7 @@ def test_a_mistake_is_told_in_one_message_before_anything_is_uploaded(variables,
     edit(**sections)
     status, _, err = run(**variables)
     assert (status, posts(sim)) == (1, 0)
-    assert [word for word in (*words, "No job was started") if word not in err] == []
+    assert [word for word in (*words, "Nothing was started") if word not in err] == []
     assert "wrong-wrong" not in err
 
 
@@ -350,30 +309,30 @@ def test_what_is_wrong_with_the_script_itself_is_told_and_starts_nothing(edit, s
 @pytest.mark.parametrize("gone", ["nothing", "the .job files", "the folder"])
 def test_after_ctrl_c_the_job_is_named_that_costs_money_and_the_command_that_stops_it_works(edit, sim, tmp_path, gone):
     folder = edit(batches=[("one", WAITS)], at_end=f"touch {tmp_path / 'ended'}")
-    library = shutil.copy("rescale_rest_api.py", tmp_path / "kept.py")
     process, [job_id] = running(sim), sim.starts
     if gone == "the folder":
         shutil.rmtree(folder)
-        os.chdir(tmp_path)
     elif gone == "the .job files":
         next(Path().glob("*.job")).unlink()
     process.kill(signal.SIGINT)
     status, _, err = process.end()
-    assert (status, f"Job {job_id} still runs and costs money" in err) == (130, True)
-    script, command = re.search(r"^To stop it: +python (\S+) (stop \w+)$", err, re.M).groups()
-    assert paste(f"python {library if gone == 'the folder' else script} {command}").returncode == 0
+    assert (status, f"Job {job_id} is still running and costs money" in err) == (130, True)
+    os.chdir(edit())
+    assert paste(re.search(r"^To stop it: +(.*)$", err, re.MULTILINE)[1]).returncode == 0
     wait_until(lambda: sim.jobs[job_id].ended)
     assert not (tmp_path / "ended").exists()
 
 
-def test_the_log_has_every_line_with_its_local_time_and_ends_with_the_next_command(edit, sim):
+def test_the_log_has_all_that_is_said_with_its_local_time_and_ends_with_the_next_command(edit, sim):
     edit(batches=[("정적", "echo fine"), ("two", "echo no licence >&2; exit 3")])
     status, out, err = run()
     [log] = Path().glob("*@정적@*.log")
     text = log.read_text(encoding="utf-8")
-    lines = [re.fullmatch(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) {0,2}(.*)", line).groups() for line in text.splitlines()]
+    form = re.compile(r"(?:(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) {0,2})?(.*)")
+    lines = [form.fullmatch(line).groups() for line in text.splitlines()]
     began, said = log.stem.rpartition("@")[2], [line for _, line in lines if line]
-    assert began <= re.sub(r"[-:]", "", lines[-1][0]).replace(" ", "-") < began[:7] + "99"
+    last = [time for time, _ in lines if time][-1]  # what was said in several lines has its time once
+    assert began <= re.sub(r"[-:]", "", last).replace(" ", "-") < began[:7] + "99"
     assert sorted(said) == sorted(line for line in (out + err).splitlines() if line)
     words = (f"rescale_rest_api {rescale.__version__}: main.py", "2 of 2: two", "exit code 3", "no licence")
     assert [word for word in words if not any(word in line for line in said)] == []

@@ -6,68 +6,65 @@
 | what was changed since goes along, to this link only, by its content and not its date; nothing else does | what_was |
 | a mended file wins over the job before, and what a link leaves wins over the folder | wins, two_repeats |
 | the same after a copy of the folder; without the memory nothing goes along, and a line says so | copied |
-| a repeat killed at any moment is only resumed | killed |
-| --resume uses no changed file, and says so; where a link has failed it offers --repeat | resume |
+| --resume uses no changed file, and says so; where a link has failed it offers --repeat | resume, replaces |
 | --from: from this link on all get new jobs, never one beside a job that runs; the old result is set aside | from |
-| with nothing to repeat --from is named; a running job is followed | replaces, still_runs |
 | --check says which jobs will be paid; nothing is announced to pack that is not packed | what_will_be_paid |
+
+A repeat killed at any moment: test_kill.py. A running job, and where there is nothing to repeat: test_main.py.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
+import signal
 import tarfile
 from pathlib import Path
 
 import pytest
 import requests
 
-import test_main
-from conftest import wait_until
-from test_main import WAITS, of, posts, rows, run, running, start, started_ats, steps
+from test_main import WAITS, killed, of, posts, pytestmark, rows, running, started_ats  # noqa: F401  # pytest's mark
+from two_jobs import paste, result, run, steps
 
-pytestmark = test_main.pytestmark
-edit = test_main.edit
 SHOWS = "cat *.inp >> steps.txt\n"  # a link writes down what it was given
 FOUR = [(name, f"echo {name} >> steps.txt\n{SHOWS}") for name in ("one", "two", "three", "four")]
 THREE, OLD, NEW = FOUR[:3], b"old 1\n", b"new 2\n"  # contents of one size
 
 
 @pytest.fixture
-def chain(edit, sim):
-    """Run a chain, in which the link of this name fails; main.py is then as if the reason were mended."""
+def write(edit):
+    """Write main.py with these batches, and the input file that is mended later."""
 
-    def make(fails=None, batches=THREE):
+    def write(batches):
         edit(batches=batches, input_path="inputs")
-        Path("inputs/a.inp").write_bytes(OLD)
-        sim.fail = fails
-        status, _, err = run()
-        assert (status, of(sim)[-1]) == ((1, fails) if fails else (0, batches[-1][0]))
-        sim.fail = None
-        return err
+        mend(OLD)
 
-    return make
+    return write
 
 
 @pytest.fixture
-def killed(edit, sim):
-    """Start a chain and kill it while its job of this number runs."""
+def chain(write, sim):
+    """Run a chain, in which the link of this name fails."""
 
-    def make(number, batches):
-        edit(batches=batches, input_path="inputs")
-        Path("inputs/a.inp").write_bytes(OLD)
-        process = running(sim, number)
-        process.kill()
-        process.end()
+    def make(fails=None, batches=THREE):
+        write(batches)
+        run_with(fails, sim)
 
     return make
+
+
+def run_with(fails, sim, *arguments):
+    """Run main.py, in which the link of this name fails; it is then as if the reason were mended."""
+    sim.fail = fails
+    status = run(*arguments)[0]
+    sim.fail = None
+    assert (status, fails in (None, of(sim)[-1])) == (bool(fails), True)
 
 
 def left() -> str:
     """What the links wrote down, each its name and the files that it saw, without line ends."""
-    return steps("*").replace("zero\n", "").replace("\n", " ").strip()
+    return steps(result("*")).replace("zero\n", "").replace("\n", " ").strip()
 
 
 def all_saw(text: str, *names: str) -> str:
@@ -92,11 +89,15 @@ def mend(content=NEW, date=None, name="a.inp"):
 
 @pytest.mark.parametrize("batch", ["one", "two", "three"])
 def test_repeat_replaces_the_failed_link_and_goes_on_from_the_one_before(chain, sim, batch):
-    hint = re.search(r"python main.py --repeat [\d-]+", chain(batch))[0].split()[2:]
+    """The command is the one that --resume offers, which itself does nothing then."""
+    chain(batch)
     [job_file], old = Path().glob(f"*@{batch}@*.job"), list(sim.jobs)[-1]
-    before = ["one", "two", "three"].index(batch)
+    before, paid = ["one", "two", "three"].index(batch), posts(sim)
+    status, _, err = run("--resume")
+    assert (status, posts(sim), "--resume" in err) == (1, paid, False)
+    assert f"python main.py --repeat {started_ats()[0]}" in err
 
-    status, out, err = run(*hint)
+    status, out, err = run("--repeat", started_ats()[0])
 
     assert (status, err) == (0, "")
     assert of(sim)[before:] == [batch, *("one", "two", "three")[before:]]
@@ -107,8 +108,7 @@ def test_repeat_replaces_the_failed_link_and_goes_on_from_the_one_before(chain, 
     assert [cells[1] for cells in rows(out).values()] == ["succeeded"] * 3
     assert uploads(sim) == ["rescale.tar.gz"]  # for the first link is on the platform already
     assert ("to pack" in out) == (batch == "one")
-    status, out, _ = run("--repeat")  # and once more costs nothing
-    assert (status, len(sim.starts), "--repeat --from" in out) == (0, 4, True)
+    assert (run("--repeat")[0], len(sim.starts)) == (0, 4)  # once more costs nothing
 
 
 # Mended files
@@ -139,26 +139,29 @@ def test_what_was_changed_since_the_chain_got_it_goes_along_and_nothing_else(cha
         assert not [name for name in tar.getnames() if "rescale-" in name]
 
 
-def test_a_file_that_was_mended_while_the_first_job_still_ran_goes_along(edit, sim):
-    edit(batches=[("one", WAITS + FOUR[0][1]), *FOUR[1:3]], input_path="inputs")
-    Path("inputs/a.inp").write_bytes(OLD)
-    sim.fail = "two"
+@pytest.mark.parametrize("fails", [True, False], ids=["which then failed", "which has no job yet"])
+def test_what_was_mended_while_the_first_job_still_ran_goes_along_to_the_second(write, sim, fails):
+    """It has no job after Ctrl-C between two jobs: just before the second one is made."""
+    write([("one", WAITS + FOUR[0][1]), *FOUR[1:3]])
+    sim.fail = "two" if fails else None
     process = running(sim)
     mend()
+    sim.on_request = lambda record, when: (
+        not fails and record.method == "POST" and record.path.endswith("/jobs/") and process.kill(signal.SIGINT))
     let_run_on(sim)
-    assert process.end()[0] == 1
-    sim.fail = None
+    assert process.end()[0] == (1 if fails else 130)
+    assert bool(list(Path().glob("*@two@*.job"))) == fails
+    sim.fail = sim.on_request = None
     assert run("--repeat")[0] == 0
     assert left() == "one old 1 two new 2 three new 2"
+    assert of(sim) == ["one", *["two"] * (1 + fails), "three"]
 
 
 def test_a_mended_file_wins_over_the_job_before_and_what_a_link_leaves_over_the_folder(chain, sim):
     """Link 2 changes a.inp itself; link 3 fails next, and another file is mended for it."""
     chain("two", [FOUR[0], ("two", f"{FOUR[1][1]}echo by two > a.inp\n"), *FOUR[2:]])
     mend()
-    sim.fail = "three"
-    assert run("--repeat")[0] == 1
-    sim.fail = None
+    run_with("three", sim, "--repeat")
     mend(b"more\n", name="b.inp")
     status, out, _ = run("--repeat")
     assert (status, "changed since: b.inp\n" in out) == (0, True)
@@ -170,9 +173,7 @@ def test_a_mended_file_wins_over_the_job_before_and_what_a_link_leaves_over_the_
 def test_of_two_repeats_the_second_gets_what_is_mended_by_then(chain, sim, text):
     chain("two")
     mend()
-    sim.fail = "two"
-    assert run("--repeat")[0] == 1
-    sim.fail = None
+    run_with("two", sim, "--repeat")
     mend(f"{text}\n".encode())
     assert run("--repeat")[0] == 0
     assert left() == f"one old 1 {all_saw(text, 'two', 'three')}"
@@ -185,7 +186,7 @@ def test_of_two_repeats_the_second_gets_what_is_mended_by_then(chain, sim, text)
 ], ids=["cp -a", "cp -r", "cp -r, left alone", "cp -r without hidden files"])
 def test_a_copied_folder_is_the_chain_with_its_memory_or_says_that_nothing_goes_along(chain, sim, copy, mended):
     chain("two")
-    assert test_main.paste(copy).returncode == 0
+    assert paste(copy).returncode == 0
     os.chdir("../there")
     if mended:
         mend()
@@ -198,40 +199,15 @@ def test_a_copied_folder_is_the_chain_with_its_memory_or_says_that_nothing_goes_
     assert ("changed since: a.inp" in out) == goes_along
 
 
-def test_a_repeat_killed_at_any_moment_is_only_resumed(chain, sim, tmp_path):
-    """A kill before anything was prepared is repeated. The folder is put back for each moment, jobs and files stay."""
-    chain("two", FOUR[:2])
-    mend()
-    shutil.copytree(".", tmp_path / "kept")
-    number, status, resumed, folder = 0, -9, 0, Path.cwd()
-    while status == -9:
-        os.chdir(tmp_path)
-        shutil.rmtree(folder)
-        shutil.copytree("kept", folder)
-        os.chdir(folder)
-        before, number = len(sim.starts), number + 1
-        status = run("--repeat", events={"file": str(tmp_path / "events"), "kill_at": number})[0]
-        after = run("--resume")
-        resumed += after[0] == 0
-        if not resumed:
-            assert (after[0], "--repeat" in after[2]) == (1, True)
-            after = run("--repeat")
-        assert (after[0], after[2]) == (0, ""), number
-        assert left() == "one old 1 two new 2", number
-        assert (of(sim)[before:], set(sim.starts.values())) == (["two"], {1}), number
-    assert (status, resumed > 10) == (0, True)
-
-
 @pytest.mark.parametrize("number", [1, 2], ids=["before any follower", "before the last"])
-def test_resume_uses_no_changed_file_and_says_so(killed, sim, number):
-    batches = list(THREE)
-    batches[number - 1] = (batches[number - 1][0], batches[number - 1][1] + WAITS)
-    killed(number, batches)
+def test_resume_uses_no_changed_file_and_says_so(write, sim, number):
+    write([(name, text + WAITS * (name == FOUR[number - 1][0])) for name, text in THREE])
+    killed(sim, number)
     mend()
     let_run_on(sim)
     status, out, err = run("--resume")
     assert (status, err) == (0, "")
-    assert re.search(r"not used: a\.inp.*--repeat", out)
+    assert re.search(r"not used by this job: a\.inp.*--repeat", out)
     assert (left(), len(uploads(sim))) == (all_saw("old 1", "one", "two", "three"), 1)
 
 
@@ -249,7 +225,7 @@ def test_from_a_succeeded_link_on_all_get_new_jobs_with_the_mended_files(chain, 
     again = ["one", "two", "three"][["one", "two", "three"].index(batch):]
     status, out, _ = run("--check", "--repeat", "--from", batch)
     assert (status, len(sim.starts)) == (0, 3)
-    assert f"jobs to be paid: {len(again)} ({', '.join(again)})" in out
+    assert f"jobs that will cost money: {len(again)} ({', '.join(again)})" in out
     assert out.endswith(f"Start: python main.py --repeat --from {batch}\n")
 
     status, out, err = run("--repeat", "--from", batch)
@@ -264,8 +240,9 @@ def test_from_a_succeeded_link_on_all_get_new_jobs_with_the_mended_files(chain, 
 @pytest.mark.parametrize(("batch", "words"), [
     ("five", "one, two"), ("three", "one, two"), ("one", "stop"), ("two", "stop"),
 ], ids=["unknown", "has no job", "its follower runs", "runs itself"])
-def test_a_wrong_from_is_told_and_nothing_is_started_or_set_aside(killed, sim, batch, words):
-    killed(2, [FOUR[0], ("two", WAITS), FOUR[2]])
+def test_a_wrong_from_is_told_and_nothing_is_started_or_set_aside(write, sim, batch, words):
+    write([FOUR[0], ("two", WAITS), FOUR[2]])
+    killed(sim, 2)
     before, files = posts(sim), sorted(Path().rglob("*@*.job"))
     status, _, err = run("--repeat", "--from", batch)
     assert (status, posts(sim), sorted(Path().rglob("*@*.job"))) == (1, before, files)
@@ -276,35 +253,19 @@ def test_a_wrong_from_is_told_and_nothing_is_started_or_set_aside(killed, sim, b
 # What is repeated, and what is said
 
 
-def test_a_job_that_still_runs_is_followed_and_not_replaced(killed, sim):
-    killed(1, [("one", WAITS)])
-    again = start("--repeat")
-    wait_until(lambda: "Executing" in again.printed() or len(sim.jobs) > 1, 20)
-    let_run_on(sim)
-    assert (again.end()[0], of(sim)) == (0, ["one"])
-
-
 @pytest.mark.parametrize(("option", "batch", "paid"), [
     ("--resume", "two", "1 (three)"), ("--repeat", "two", "2 (two, three)"), ("--repeat", "one", "3 (one, two, three)"),
+    ("", "two", "3 (one, two, three)"),
 ])
 def test_what_will_be_paid_is_said_beforehand_and_nothing_to_pack_that_is_not_packed(chain, sim, option, batch, paid):
     chain(batch)
     files, before = sorted(Path().rglob("*")), posts(sim)
-    status, out, err = run("--check", option)
+    status, out, err = run("--check", *option.split())
     assert (status, err, posts(sim), sorted(Path().rglob("*"))) == (0, "", before, files)
-    assert f"jobs to be paid: {paid}" in out
+    assert f"jobs that will cost money: {paid}" in out
     assert f"costs at most: {paid[0]} x 1 = {paid[0]} core-hours" in out
-    assert ("to pack" in out) == (batch == "one")
-    assert out.endswith(f"Start: python main.py {option}\n")
-
-
-def test_resume_offers_repeat_where_a_link_has_failed(chain, sim):
-    chain("two")
-    before = posts(sim)
-    status, _, err = run("--resume")
-    assert (status, posts(sim)) == (1, before)
-    assert f"python main.py --repeat {started_ats()[0]}" in err
-    assert "--resume" not in err
+    assert ("2 files to pack" in out) == (batch == "one" or not option)
+    assert out.endswith(f"Start: python main.py {option}".rstrip() + "\n")
 
 
 def test_a_done_link_whose_results_were_deleted_on_the_platform_is_not_paid_again(chain, sim):

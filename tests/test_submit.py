@@ -7,7 +7,6 @@ A .job file                   stays, unless the platform itself refuses the firs
 A .job file of another job    is set aside if that has ended or is unknown, an empty one after a second; else it stays
 Two processes at one link     start one job, wherever the second one comes in
 Names and ids                 that can be none are refused before anything is sent or written
-job_stop                      stops a running job
 """
 
 from __future__ import annotations
@@ -24,9 +23,8 @@ from unittest import mock
 import pytest
 
 import rescale_rest_api as rescale
-from conftest import here, wait_until
+from conftest import here, paths_asked
 from in_memory import JOB_ID, PLATFORM, TOKEN, a_list, connect
-from two_jobs import submissions
 
 
 @pytest.mark.parametrize(("job_name", "windows", "link"), [
@@ -54,14 +52,12 @@ def test_a_submitted_job_starts_and_leaves_its_id_before_and_a_link(
 
 @pytest.mark.parametrize("job_name", ["job", "another"])
 @pytest.mark.parametrize("resubmit", ["again", "400", "ignore", "when it has ended"])
-def test_a_job_that_has_statuses_is_not_submitted_again(resubmit, job_name, access, sim, set_up, capsys):
+def test_a_job_that_has_statuses_is_not_submitted_again(resubmit, job_name, access, sim, run_job, capsys):
     sim.resubmit, sim.resubmit_completed = resubmit.replace("when it has ended", "400"), "400"
-    job_id = set_up(command="true\n" if "ended" in resubmit else "sleep 60\n")
-    rescale.job_submit(*access, "job", job_id)
-    wait_until(lambda: sim.jobs[job_id].ended or "ended" not in resubmit)
+    job_id = run_job() if "ended" in resubmit else run_job("sleep 60\n", status="Executing")
     rescale.job_submit(*access, job_name, job_id)
-    assert len(submissions(sim)) == sim.starts[job_id] == 1
-    assert capsys.readouterr().out == f"Job {job_id} : submitted\nJob {job_id} : submitted earlier\n"
+    assert paths_asked(sim, "POST").count(f"jobs/{job_id}/submit/") == sim.starts[job_id] == 1
+    assert capsys.readouterr().out == f"Job {job_id} : submitted earlier\n"
 
 
 OWN, GATEWAY = (400, {"detail": "Refused."}), (404, b"<html>Not found</html>", {"Content-Type": "text/html"})
@@ -230,16 +226,3 @@ def test_what_can_be_no_id_or_name_is_named_and_nothing_is_sent_or_written(call,
     with pytest.raises(rescale.RescaleError, match=re.escape(repr(given[0] if wrong == "LFZphb" else wrong))):
         getattr(rescale, call)(PLATFORM, TOKEN, *given, wrong)
     assert (network.count, here()) == (0, [])
-
-
-def test_a_running_job_can_be_stopped_and_one_that_has_ended_is_told_so(access, sim, set_up, capsys):
-    job_id = set_up(command="echo 1 > part; sleep 60\n")
-    rescale.job_submit(*access, "job", job_id)
-    wait_until(lambda: (sim.jobs[job_id].work / "part").exists())
-    capsys.readouterr()
-    rescale.job_stop(*access, job_id)
-    assert capsys.readouterr().out == f"Job {job_id} : stop requested\n"
-    wait_until(lambda: sim.jobs[job_id].ended)
-    assert "User Terminated" in [entry["statusReason"] for entry in sim.jobs[job_id].statuses]
-    with pytest.raises(rescale.RescaleError, match=rf"{job_id}.*not running"):
-        rescale.job_stop(*access, job_id)

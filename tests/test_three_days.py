@@ -12,8 +12,6 @@
 from __future__ import annotations
 
 import gc
-import io
-import json
 import random
 import time
 import tracemalloc
@@ -21,11 +19,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import requests
-import urllib3
 
 import rescale_rest_api as rescale
 from conftest import Clock
-from in_memory import JOB_ID, PLATFORM, TOKEN, Platform
+from in_memory import JOB_ID, PLATFORM, TOKEN, Platform, Transport, a_list
 
 HOUR = 3600  # seconds
 END = 24 * HOUR
@@ -40,21 +37,25 @@ HISTORY = [
 PAGE = b"<html>Bad gateway</html>", {"Content-Type": "text/html"}
 FAULTS = (
     requests.ConnectionError("Connection aborted."), requests.ReadTimeout("Read timed out."),
-    (429, b'{"detail": "Request was throttled."}', {"Retry-After": "60"}), (200, *PAGE),
+    (429, {"detail": "Request was throttled."}, {"Retry-After": "60"}), (200, *PAGE),
     (200, b'{"count": 5, "next": null, "resul'), (200, b""), (500, *PAGE), (502, *PAGE), (504, *PAGE))
 
 
-class Job:
+class Job(Transport):
     """A job that writes a numbered line every four seconds, on a platform that is not always there."""
 
     def __init__(self, clock) -> None:
+        super().__init__(self.answer)
         self.clock, self.random, self.platform = clock, random.Random(20261122), Platform()
         self.asked = [0] * 25  # requests in each hour
         self.failed = self.in_outage = 0
         self.memory: list[int] = []  # bytes in use at 12 h and at 15 h: looked at no longer, for it takes its time
 
     def request(self, method, url, **_):
-        """Stand in for requests.Session, which takes minutes for 15 000 requests."""
+        """Stand in for requests.Session, which takes too long for 15 000 requests."""
+        return self.send(requests.Request(method, url).prepare())
+
+    def answer(self, request):
         now = self.clock.now
         self.asked[int(now // HOUR)] += 1
         if len(self.memory) < 2 and now > (12 + 3 * len(self.memory)) * HOUR:
@@ -66,40 +67,29 @@ class Job:
         if int(now) in OUTAGE:
             self.in_outage += 1
             raise requests.ConnectionError("No route to host")
-        answer = self.answer(url, now)
         if self.random.random() < 0.02:
             self.failed += 1
             answer = self.random.choice(FAULTS)
-        if isinstance(answer, Exception):
-            raise type(answer)(*answer.args)  # a new one, for each keeps where it was raised
-        status, body, *headers = answer
-        response = requests.Response()
-        response.status_code, response.url = status, url
-        response.request = requests.Request(method, url)
-        response.headers.update({"Content-Type": "application/json", **(headers[0] if headers else {})})
-        content = io.BytesIO(body if isinstance(body, bytes) else json.dumps(body).encode())
-        response.raw = urllib3.HTTPResponse(content, response.headers, status, preload_content=False)
-        return response
-
-    def answer(self, url, now):
-        if url.endswith("/statuses/"):
-            results = [entry for entry, since in zip(HISTORY, STATUSES.values()) if since <= now][::-1]
-            return 200, {"count": len(results), "next": None, "previous": None, "results": results}
-        if "/tail/" in url:
+            if isinstance(answer, Exception):
+                raise type(answer)(*answer.args)  # a new one, for each keeps where it was raised
+            return answer
+        if "/statuses/" in request.url:
+            return 200, a_list(*[entry for entry, since in zip(HISTORY, STATUSES.values()) if since <= now][::-1])
+        if "/tail/" in request.url:
             last = int(now // LINE_INTERVAL)
             return 200, {"lines": [f"[03:04:05Z]: increment {number}" for number in range(last - 19, last + 1)]}
-        return self.platform(requests.Request("GET", url))
+        return self.platform(request)
 
 
 def test_a_monitor_of_a_day_ends_right_asks_little_says_all_once_and_does_not_grow(monkeypatch):
     """One test, for it takes its time, and every worker of xdist would make a fixture of its own."""
     clock = Clock(0)
     job = Job(clock)
-    with monkeypatch.context() as patch, Path("screen").open("w+", encoding="utf-8") as screen:
+    with monkeypatch.context() as patch, Path("screen").open("w", encoding="utf-8") as screen:
         patch.setattr(rescale, "time", clock)
         patch.setattr(time, "sleep", lambda seconds: None)
-        patch.setattr(rescale, "_session", lambda process: job)
         patch.setattr(rescale._logger, "handlers", [rescale._screen])  # without those of pytest, which keep all
+        patch.setattr(rescale, "_session", lambda process: job)
         patch.setattr("sys.stdout", screen)
         try:
             rescale.job_monitor(PLATFORM, TOKEN, JOB_ID)

@@ -13,6 +13,7 @@ import os
 import re
 import runpy
 import signal
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -21,8 +22,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import requests
-
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # also where this is imported beforehand
 
 import rescale_rest_api as rescale  # noqa: E402
@@ -30,7 +29,8 @@ from rescale_simulator import Fault, Record, Simulator  # noqa: E402
 
 LINKS = (("first", "one"), ("second", "two"))
 INPUT = "zero\n"  # of the file steps.txt
-RESULT = b"zero\none\ntwo\n"
+RESULT = "zero\none\ntwo\n"
+THREE = [(name, f"echo {name} >> steps.txt\n") for name in ("one", "two", "three")]  # of other chains
 USER = getpass.getuser()
 ROOT = Path(__file__).parents[1]
 FORKS = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
@@ -56,8 +56,7 @@ class Watch(Fault):
 
     A name is "first: GET jobs/ID/files/ behind GET jobs/ID/": `names` has them in order, a poll's again and again. As a
     fault it strikes the first request of each name in `at`. It lets a job go on only when its log is asked for, so that
-    this request, too, is part of every chain. A job runs once more for every further submission, and does not sleep for
-    a second when it packs.
+    this request, too, is part of every chain. A job runs once more for every further submission.
     """
 
     def __init__(self, sim: Simulator, at: Iterable[str] = (), fault: str = "503", **more: Any) -> None:
@@ -65,8 +64,6 @@ class Watch(Fault):
         self.sim, self.left, self.names, self.last = sim, list(at), list[str](), "nothing"
         sim.faults.append(self)
         sim.resubmit, sim.resubmit_completed, sim.on_request = "again", "400", self.on_request
-        (sim.stand_ins / "sleep").write_text("#!/bin/sh\nexec /bin/sleep 0.01\n")
-        (sim.stand_ins / "sleep").chmod(0o755)
 
     def strikes(self, record: Record) -> bool:
         self.names.append(self.name_of(record))
@@ -76,7 +73,7 @@ class Watch(Fault):
         return True
 
     def on_request(self, record: Record, when: str) -> None:
-        if "/tail/" in record.path and when == "before":
+        if "/tail/" in record.path and when == "after":  # so that it still runs when it is asked for
             (self.sim.jobs[record.path.split("/")[4]].folder / "go").touch()
 
     def name_of(self, record: Record) -> str:
@@ -91,23 +88,10 @@ class Watch(Fault):
 
 def assert_right(sim: Simulator, archive: Path) -> None:
     """What both jobs wrote, one start per link, and nothing half done left behind."""
-    with tarfile.open(archive) as tar:
-        assert tar.extractfile("./steps.txt").read() == RESULT
+    assert steps(archive) == RESULT
     started = [sim.jobs[job_id].name for job_id in sim.starts.elements()]
     assert [[link for link, _ in LINKS if link in name] for name in started] == [["first"], ["second"]], started
     assert not list(Path().rglob("*.part*"))
-
-
-def text_job(sim: Simulator, text: str = "true\n", name: str = "job") -> str:
-    """A job as the web page makes it, without this library's packing."""
-    hardware = {"coreType": "emerald", "coresPerSlot": 1, "slots": 1, "walltime": 1}
-    tile = {"analysis": {"code": "user_included"}, "command": text, "hardware": hardware, "inputFiles": []}
-    job, headers = {"name": name, "jobanalyses": [tile]}, {"Authorization": f"Token {sim.token}"}
-    return requests.post(f"{sim.url}/api/v2/jobs/", json=job, headers=headers, timeout=10).json()["id"]
-
-
-def submissions(sim: Simulator) -> list[Record]:
-    return [record for record in sim.requests if record.path.endswith("/submit/")]
 
 
 def copy_scripts(folder: Path, **sections: Any) -> Path:
@@ -126,10 +110,20 @@ def copy_scripts(folder: Path, **sections: Any) -> Path:
     return folder
 
 
-def result() -> Path:
-    """The archive of the one chain that is done here."""
-    [path] = Path().glob("*@second@*/**/rescale.tar.gz")
+def result(batch: str = "second") -> Path:
+    """The archive of the one chain here that is done."""
+    [path] = Path().glob(f"*@{batch}@????????-??????/rescale.tar.gz")
     return path
+
+
+def steps(archive: Path) -> str:
+    """What the jobs wrote."""
+    with tarfile.open(archive) as tar:
+        return tar.extractfile("./steps.txt").read().decode()
+
+
+def paste(command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
 
 
 def run_here(*arguments: str, script: str = "main.py") -> Any:
