@@ -191,6 +191,13 @@ def test_an_outage_is_told_when_it_begins_now_and_then_and_when_it_is_over(secon
     assert not told or ("503" in told[0] and "503" not in told[-1])
 
 
+def test_a_wait_that_the_platform_asks_for_leaves_the_patience_for_faults_as_it_is(idle, capsys):
+    answers = iter([(429, {"detail": "Wait."}, {"Retry-After": "2400"}), (503, b""), (201, {"id": JOB_ID})])
+    connect(lambda request: next(answers))
+    assert set_up() == JOB_ID
+    assert re.search(r"429.*Wait\..*40 min", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(("status", "body", "headers"), [
     *((status, {"detail": "No.", "jobanalyses": [{"walltime": ["Long."]}]}, {}) for status in (400, 401, 403, 404)),
     (404, b"Not found.", {"Content-Type": "text/plain", "Content-Encoding": "gzip"}), (403, b"", {"Content-Type": ""}),

@@ -155,6 +155,7 @@ WORKS = {
     "leaves files named as scratch": ("echo 1 | tee tmp > __pycache__", {"tmp": b"1\n", "__pycache__": b"1\n"}),
     "leaves such names deeper": ("mkdir -p d/tmp; cd d; echo 1 | tee tmp/a rescale.tar.gz > process_output.log", {
         "d": None, "d/tmp": None, "d/tmp/a": b"1\n", "d/rescale.tar.gz": b"1\n", "d/process_output.log": b"1\n"}),
+    "leaves a link to nowhere named as its result": ("echo 1 > a; ln -s nowhere rescale.tar.gz", ONE),
     "leaves an old failure": ("echo 1 > rescale_failed.tar.gz; mkdir .rescale/x", {"rescale_failed.tar.gz": b"1\n"}),
     "leaves something that reads": ("echo 1 > a; tail -f rod.inp &", ONE),
     "leaves what writes into the log": ("echo 1 > a; sleep 3 >> process_output.log &", ONE),

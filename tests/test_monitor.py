@@ -223,6 +223,13 @@ def test_a_look_at_the_log_that_fails_loses_no_line_and_waiting_is_shown_once(fa
     assert (lines.count("Waiting....."), log_part(lines)) == (1, text(1, 6).splitlines())
 
 
+def test_an_outage_does_not_use_up_the_time_in_which_the_outputs_are_listed(sim, access, clock, ended_job):
+    job_id = ended_job({"rescale.tar.gz": b"x"})
+    sim.listing_lag = 2
+    sim.faults.append(Fault("503", path="/files/", times=30))  # some 20 minutes
+    rescale.job_monitor(*access, job_id)
+
+
 CLOSINGS = {  # what the log ends with; before: a phrase that only a program has printed
     "none": None,
     "0": f"{STAMP}Exited with code 0\n{STAMP}\n",

@@ -15,8 +15,10 @@ A repeat killed at any moment: test_kill.py. A running job, and where there is n
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import tarfile
 from pathlib import Path
@@ -250,7 +252,49 @@ def test_a_wrong_from_is_told_and_nothing_is_started_or_set_aside(write, sim, ba
     assert f"stop {list(sim.jobs)[1]}" in err
 
 
+def test_a_job_that_could_never_be_started_is_replaced_from_its_link_on(write, sim):
+    write(THREE[:2])
+    sim.silent_submit = True
+    assert run()[0] == 1
+    sim.silent_submit = False
+    status, _, err = run("--repeat", "--from", "one")
+    assert (status, err, of(sim)) == (0, "", ["one", "two"])
+
+
 # What is repeated, and what is said
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda memory: Path("inputs", "b.inp").symlink_to("nowhere"), lambda memory: memory.write_text("{"),
+], ids=["an input file", "the memory"])
+def test_where_it_cannot_be_told_what_was_changed_nothing_is_repeated(chain, sim, spoil):
+    chain("two")
+    mend()
+    spoil(*Path().glob(".*.chain"))
+    status, _, err = run("--repeat")
+    assert (status, of(sim)) == (1, ["one", "two"])
+    assert re.search(r"b\.inp|\.chain cannot be read", err)
+
+
+def test_a_repeat_killed_while_it_takes_jobs_away_tells_all_that_will_be_paid(chain, sim):
+    chain()
+    [memory] = Path().glob(".*.chain")
+    memory.write_text(json.dumps({**json.loads(memory.read_text()), "replaced": list(sim.starts)[1:]}))
+    out = run("--resume")[1]
+    assert "will cost money: 2 (two, three)" in out
+    assert of(sim) == ["one", "two", "three", "two", "three"]
+
+
+def test_what_another_process_did_before_it_died_is_not_paid_again(chain, sim):
+    """It may have gone on while this one was asking the platform."""
+    chain()
+    [job_file] = Path().glob("*@three@*.job")
+    shutil.rmtree(job_file.with_suffix(""))
+    job_id = job_file.read_text()
+    job_file.unlink()
+    sim.on_request = lambda record, when: record.path.endswith("/users/me/") and job_file.write_text(job_id)
+    assert run("--resume")[::2] == (0, "")
+    assert of(sim) == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize(("option", "batch", "paid"), [

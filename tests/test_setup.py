@@ -119,7 +119,8 @@ IN_ORDER = [
     "cp a b && abaqus job=x cpus=4 interactive mp_mode=mpi && python post.py job=x", "abaqus terminate job=rod",
     "abaqus python post.py job=rod", "abaqus cae noGUI=post.py -- job=rod", "solver job=rod", "abaqus fetch job=beam",
     "abaqus information=release", "echo the job=rod of abaqus", "./my-abaqus-wrapper job=rod",
-    "(abaqus job=rod interactive)", "log=$(abaqus job=rod interactive)", "abaqus job=rod interactive > log 2>&1",
+    "(abaqus job=rod interactive)", "abaqus job=rod 2>&1 interactive",
+    "log=$(abaqus job=rod interactive)", "abaqus job=rod interactive > log 2>&1",
     "sh -c \"cd sub && abaqus job=rod interactive\"", "abaqus job=rod interactive; echo abaqus",
 ]
 

@@ -125,6 +125,12 @@ def test_the_job_file_stays_unless_the_very_first_submission_is_refused(made, an
     assert Path("job.job").read_text() == f"{JOB_ID}\n"
 
 
+def test_a_wait_that_the_platform_asks_for_is_told_and_kept(clock, capsys):
+    throttled = (429, {"detail": "Wait."}, {"Retry-After": "2400"})
+    first, second = submit(clock, [throttled, HEARD], 2500)[1]
+    assert (second - first >= 2400, "40 min" in capsys.readouterr().out) == (True, True)
+
+
 def test_a_second_submission_that_is_refused_for_the_first_was_heard_is_a_success(clock):
     """The first answer is lost, and the statuses stay empty until the second one is made."""
     assert submit(clock, [UNCLEAR, OWN], rescale.SUBMIT_PATIENCE + 5)[1]
