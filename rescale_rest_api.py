@@ -519,7 +519,7 @@ class _Form(MultipartEncoder):  # type: ignore[misc]
     """A form that goes in pieces of our size, whatever http.client asks for."""
 
     def read(self, size: int = -1) -> Any:
-        return super().read(CHUNK)
+        return super().read(4 * CHUNK)
 
 
 # 4. Set-up

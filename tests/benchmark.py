@@ -50,8 +50,7 @@ SPAWN = multiprocessing.get_context("spawn")  # a fork would start with the memo
 TOKEN = f"Token {'0123456789abcdef' * 2}"
 MEMORY = 64  # MB that a run may take at most, Python and its packages included
 LEVELS = (1, rescale.LEVEL, 9)  # of compression: the fastest, the library's, the smallest
-UP_LINE = 25_000_000  # bytes per second and connection of an upload, what an office's line to another continent gives
-DOWN_LINE = 40 * MB  # bytes per second and connection, what an object storage gives one
+LINE = 25_000_000  # bytes per second and connection, what an office's line to another continent gives
 SMALL = 10_000  # bytes of a small file
 PHASES = (0.1, 0.45, 0.8)  # how far into a polling step the jobs of the chain end
 
@@ -68,8 +67,8 @@ class Size(NamedTuple):
     step: float  # seconds between two looks at a job's status
 
 
-FULL = Size(3, (150_000_000, 100_000_000, 200), 10, 1024 * MB, 256 * MB, 400_000_000, rescale.STATUS_INTERVAL)
-QUICK = Size(1, (3_000_000, 2_000_000, 20), 4, 80 * MB, 32 * MB, 140_000_000, 0.5)
+FULL = Size(3, (150_000_000, 100_000_000, 200), 10, 1024 * MB, 400_000_000, 400_000_000, rescale.STATUS_INTERVAL)
+QUICK = Size(1, (3_000_000, 2_000_000, 20), 4, 80 * MB, 30_000_000, 80_000_000, 0.5)
 
 
 class Figure(NamedTuple):
@@ -335,9 +334,9 @@ def upload_rows(folder: Path, large: Path, size: Size) -> Iterator[Row]:
     yield beside(f"2 upload_local_files, {size.large // MB} MB, fast line", ours, toolbelt, "toolbelt's default", 1 / 2)
     yield memory(ours)
     slow = noise(folder / "slow.tar.gz", size.upload)
-    with serving(slow, UP_LINE) as url:
+    with serving(slow, LINE) as url:
         ours, toolbelt = in_turns(1, (upload, url, slow), (upload_with_toolbelt, url, slow))
-    yield beside(f"    {size.upload / 1e6:.0f} MB, {UP_LINE / 1e6:.0f} MB/s per connection", ours, toolbelt,
+    yield beside(f"    {size.upload / 1e6:.0f} MB, {LINE / 1e6:.0f} MB/s per connection", ours, toolbelt,
                  "toolbelt's default", 1 / 4)
     yield from again_rows(folder, slow, size)
 
@@ -346,7 +345,7 @@ def again_rows(folder: Path, path: Path, size: Size) -> Iterator[Row]:
     """Row 2, continued: an upload that was killed at 60 %, and one of what is on the platform already."""
     from rescale_simulator import Simulator  # not above: every run would import its Flask
 
-    with Simulator(folder / "uploads", token=TOKEN[6:], speed=0, upload_rate=UP_LINE) as sim:
+    with Simulator(folder / "uploads", token=TOKEN[6:], speed=0, upload_rate=LINE) as sim:
         first = SPAWN.Process(target=measured, args=(upload, (sim.url, path)), daemon=True)
         first.start()
         deadline = time.monotonic() + 120
@@ -408,9 +407,10 @@ def download_rows(folder: Path, large: Path, size: Size) -> Iterator[Row]:
     yield beside(f"    without the {rescale.FILES_INTERVAL} s between two looks", at_once, plain, "the same")
     yield memory(ours)
     limited = noise(folder / "limited", size.limited)
-    with serving(limited, DOWN_LINE) as url:
+    with serving(limited, LINE) as url:
         ours, plain = in_turns(size.runs, (download, url, folder), (download_plainly, url, folder))
-    yield beside(f"    {size.limited // MB} MB, {DOWN_LINE // MB} MB/s per connection", ours, plain, "the same", 1 / 4)
+    what = f"    {size.limited / 1e6:.0f} MB, {LINE / 1e6:.0f} MB/s per connection"
+    yield beside(what, ours, plain, "one stream with SHA-512", 1 / 4)
 
 
 # 4. Waiting

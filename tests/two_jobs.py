@@ -81,6 +81,7 @@ class Watch(Fault):
         own = (link for job in jobs for link, _ in LINKS if f"/{job.id}/" in record.path and link in job.name)
         link = next(own, LINKS[any(job.ended for job in jobs)][0])
         path = re.sub(r"(jobs|files)/[A-Za-z]{6}/", r"\1/ID/", record.path.replace("/api/v2/", "", 1))
+        path = path.replace("/tail/shared/", "/tail/")  # which of them is asked first is up to time
         request = f"{record.method} {path}"
         name, self.last = f"{link}: {request} behind {self.last}", request
         return name
