@@ -42,11 +42,12 @@ def packed(archive="rescale.tar.gz"):
 
 @functools.lru_cache
 def content(kind, size):
-    """Lines, which compress well; noise, which does not; or blocks of both by turns."""
+    """Lines, which compress well; noise, which does not; blocks of both by turns; or the same again and again."""
     lines = "".join(f"{number}, {number * 0.37:.6E}, 0.000000E+00\n" for number in range(size // 20 + 1)).encode()
     noise = random.Random(size).randbytes(size)
     both = b"".join(part[at : at + 300_000] for at in range(0, size, 600_000) for part in (lines, noise))
-    return {"lines": lines, "noise": noise, "both": both}[kind][:size]
+    again = noise[:3000] * (size // 3000 + 1)
+    return {"lines": lines, "noise": noise, "both": both, "again": again}[kind][:size]
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_the_files_of_a_folder_are_packed_sorted_into_the_current_one(kind, name
     assert len(list(case.iterdir())) == (5 if kind else 1)
 
 
-@pytest.mark.parametrize(("kind", "most"), [("lines", 0.3), ("both", 0.8), ("noise", 1.005)])
+@pytest.mark.parametrize(("kind", "most"), [("lines", 0.3), ("both", 0.8), ("noise", 1.005), ("again", 0.012)])
 def test_an_archive_is_small_and_the_same_on_any_number_of_cores(kind, most, case, monkeypatch):
     (case / "mesh.inp").write_bytes(content(kind, 3 << 20))
     archives = set()
@@ -181,6 +182,7 @@ HOLD_NONE = [
 def test_a_small_file_with_such_a_word_before_a_key_stays_here_and_no_check_sum_does(case):
     for number, text in enumerate(HOLD_A_KEY + HOLD_NONE, 1):
         (case / f"{'key' if text in HOLD_A_KEY else 'none'} {number}").write_bytes(text.encode())
+    (case / "key as PowerShell writes").write_bytes(HOLD_A_KEY[0].encode("utf-16"))
     rescale.create_tar_gz(case)
     assert list(packed()) == [*(f"none {number}" for number in range(10, 19)), "rod.inp"]
 
