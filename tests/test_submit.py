@@ -125,6 +125,16 @@ def test_the_job_file_stays_unless_the_very_first_submission_is_refused(made, an
     assert Path("job.job").read_text() == f"{JOB_ID}\n"
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_job_of_that_name_which_cannot_be_asked_about_is_not_replaced(status, clock):
+    """Only one that the platform does not know is taken for one of another platform."""
+    Path("job.job").write_text("LFZphb\n")
+    connect(lambda request: (status, {"detail": "No."}))
+    with pytest.raises(rescale.RescaleError, match=str(status)):
+        rescale.job_submit(PLATFORM, TOKEN, "job", JOB_ID)
+    assert Path("job.job").read_text() == "LFZphb\n"
+
+
 def test_a_wait_that_the_platform_asks_for_is_told_and_kept(clock, capsys):
     throttled = (429, {"detail": "Wait."}, {"Retry-After": "2400"})
     first, second = submit(clock, [throttled, HEARD], 2500)[1]
