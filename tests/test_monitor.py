@@ -230,6 +230,21 @@ def test_an_outage_does_not_use_up_the_time_in_which_the_outputs_are_listed(sim,
     rescale.job_monitor(*access, job_id)
 
 
+def test_a_failed_job_whose_log_is_out_of_reach_has_failed_all_the_same(sim, access, clock, ended_job):
+    sim.faults.append(Fault("500", path="/contents/", times=999))
+    job_id = ended_job({LOG: b"x", "rescale_failed.tar.gz": b"x"}, ("Completed", "A run failed"))
+    with pytest.raises(rescale.JobFailed, match="A run failed"):
+        rescale.job_monitor(*access, job_id)
+
+
+def test_of_a_line_that_is_cut_nothing_is_shown_for_it_may_be_half_a_key(sim, access, ended_job):
+    log = f"key {sim.token}\n".encode() + b"y" * (rescale.LOG_TAIL - 20)
+    job_id = ended_job({LOG: log, "rescale_failed.tar.gz": b"x"}, ("Completed", "A run failed"))
+    with pytest.raises(rescale.JobFailed) as error:
+        rescale.job_monitor(*access, job_id)
+    assert ("yyy" in str(error.value), sim.token[-9:] in str(error.value)) == (True, False)
+
+
 CLOSINGS = {  # what the log ends with; before: a phrase that only a program has printed
     "none": None,
     "0": f"{STAMP}Exited with code 0\n{STAMP}\n",
