@@ -28,8 +28,9 @@ from test_main import WAITS
 
 @pytest.fixture
 def job(run_job):
-    """Let the job come@back run to its end, or this status. Returns its id."""
-    return lambda command="echo result > out\n", status=None: run_job(command, status=status, job_name="come@back")
+    """Let the job come@back, or of this name, run to its end, or this status. Returns its id."""
+    return lambda command="echo result > out\n", status=None, name="come@back": run_job(
+        command, status=status, job_name=name)
 
 
 @pytest.fixture
@@ -66,13 +67,14 @@ def test_stop_ends_a_running_job_and_monitor_then_ends_with_1(sim, job, command)
         assert (status, bool(re.search(said, err))) == (1, True)
 
 
-def test_the_files_of_a_failed_job_are_fetched_with_the_hint_into_a_folder_of_its_own(job, command):
-    job_id = job("echo partial > out; exit 3\n")
+@pytest.mark.parametrize("name", ["come@back", "정적" * 32])
+def test_the_files_of_a_failed_job_are_fetched_with_the_hint_into_a_folder_of_its_own(job, command, name):
+    job_id = job("echo partial > out; exit 3\n", name=name)
     hint = re.search(r"To download its files: python (.+)", command("monitor", job_id)[2])[1]
     Path("an other folder").mkdir()
     os.chdir("an other folder")
     subprocess.run(f"{sys.executable} {hint}", shell=True, capture_output=True, timeout=60, check=True)
-    folder = Path(f"come@back.{job_id}")
+    folder = Path(f"{name[:60]}.{job_id}")  # more might not be a name here
     assert sorted(Path().rglob("*")) == [folder, folder / "process_output.log", folder / "rescale_failed.tar.gz"]
 
 
@@ -143,7 +145,8 @@ def test_the_table_has_times_costs_and_places_and_lines_up_korean_names(sim, acc
     rescale.job_download(*access, name, job_id)
     capsys.readouterr()
     rescale.chain_overview(*access, {name: job_id, "long-name@1": None})
-    first, second = capsys.readouterr().out.splitlines()[-2:]
+    header, first, second = capsys.readouterr().out.splitlines()[-3:]
+    assert ("cost" in header) == prices
     assert re.split(r" {2,}", first)[2:] == [
         "succeeded", "15 min", "1 h 30 min", "12.00", *["0.72"] * prices, f"{name}{os.sep}"]
     assert first.index(job_id) + 2 == second.index(" - ") + 1  # each Korean letter takes two columns
