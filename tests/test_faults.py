@@ -192,7 +192,8 @@ def test_an_outage_is_told_when_it_begins_now_and_then_and_when_it_is_over(secon
 
 
 def test_a_wait_that_the_platform_asks_for_leaves_the_patience_for_faults_as_it_is(idle, capsys):
-    answers = iter([(429, {"detail": "Wait."}, {"Retry-After": "2400"}), (503, b""), (201, {"id": JOB_ID})])
+    passing = (429, {"detail": "Wait."}, {"Retry-After": "2400"}), (503, b""), (408, {"detail": "Too slow."})
+    answers = iter([*passing, (201, {"id": JOB_ID})])
     connect(lambda request: next(answers))
     assert set_up() == JOB_ID
     assert re.search(r"429.*Wait\..*40 min", capsys.readouterr().out)
