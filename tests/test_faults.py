@@ -199,6 +199,17 @@ def test_a_wait_that_the_platform_asks_for_leaves_the_patience_for_faults_as_it_
     assert re.search(r"429.*Wait\..*40 min", capsys.readouterr().out)
 
 
+def test_a_long_transfer_that_breaks_costs_no_more_patience_than_a_request_that_times_out(idle):
+    answers = iter([*[(503, b"")] * 3, (201, {"id": JOB_ID})])
+
+    def answer(request):
+        idle.now += 500
+        return next(answers)
+
+    connect(answer)
+    assert set_up() == JOB_ID
+
+
 @pytest.mark.parametrize(("status", "body", "headers"), [
     *((status, {"detail": "No.", "jobanalyses": [{"walltime": ["Long."]}]}, {}) for status in (400, 401, 403, 404)),
     (404, b"Not found.", {"Content-Type": "text/plain", "Content-Encoding": "gzip"}), (403, b"", {"Content-Type": ""}),
