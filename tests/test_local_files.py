@@ -175,6 +175,7 @@ def test_progress_is_one_line_on_a_terminal_and_elsewhere_one_each_tenth(sim, ac
     screen.isatty = lambda: terminal
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setattr(rescale, "PROGRESS_DELAY", 0)
+    monkeypatch.setattr(rescale, "UPLOAD_TIMEOUT", 60)  # a busy machine would begin anew
     Path("field.bin").write_bytes(bytes(32 << 20))
     sim.upload_rate = 64 << 20  # bytes per second: it takes some 100 s of the library's time
     rescale.upload_local_files(*access, "field.bin")

@@ -207,8 +207,8 @@ def test_what_one_platform_holds_is_not_taken_for_the_others_nor_forgotten_meanw
 
 @pytest.mark.parametrize("fault", ["reset_midway", "timeout_after", "truncated", "throttled", "503_after", "redirect"])
 def test_a_volume_that_fails_on_the_way_is_sent_again_whole(fault, access, sim, large, monkeypatch):
-    monkeypatch.setattr(rescale, "UPLOAD_TIMEOUT", 0.3)
-    sim.faults.append(Fault(fault, skip=3, seconds=0.6))
+    monkeypatch.setattr(rescale, "UPLOAD_TIMEOUT", 1.5)
+    sim.faults.append(Fault(fault, skip=3, seconds=3))
     assert joined(sim, rescale.upload_local_files(*access)) == large.read_bytes()
     assert (sim.faults[0].hits, posts(sim)) == (1, 8)
 
