@@ -50,7 +50,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, NoReturn, TypeVar, Union
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import requests
 from requests_toolbelt.multipart.encoder import MultipartEncoder  # type: ignore[import-untyped]
@@ -314,7 +314,7 @@ def _pack(files: Sequence[Path], output: Path) -> None:
 
 def _tar(files: Iterable[Path], progress: _Progress) -> Iterator[bytes]:
     """A tar archive, without the user names of this machine, which mean nothing on the cluster."""
-    size, padding = 2 * tarfile.BLOCKSIZE, b""  # of the end
+    padding = b""
     for path in files:
         with _file_errors(f"{path} cannot be packed; nothing was uploaded"), path.open("rb") as file:
             facts = os.fstat(file.fileno())
@@ -322,8 +322,7 @@ def _tar(files: Iterable[Path], progress: _Progress) -> Iterator[bytes]:
             left = member.size = facts.st_size
             member.mode = facts.st_mode
             member.mtime = int(facts.st_mtime)  # fractions would cost an extra header per file
-            header = member.tobuf()
-            yield padding + header
+            yield padding + member.tobuf()
             while left and (block := file.read(min(CHUNK, left))):
                 yield block
                 progress.add(len(block))
@@ -332,8 +331,7 @@ def _tar(files: Iterable[Path], progress: _Progress) -> Iterator[bytes]:
         if left or (after.st_size, after.st_mtime_ns) != (facts.st_size, facts.st_mtime_ns):
             raise RescaleError(f"{path} changed while it was packed; nothing was uploaded. No program may write to it")
         padding = bytes(-member.size % tarfile.BLOCKSIZE)
-        size += len(header) + member.size + len(padding)
-    yield padding + bytes(2 * tarfile.BLOCKSIZE + -size % tarfile.RECORDSIZE)
+    yield padding + bytes(tarfile.RECORDSIZE)  # the end: two empty blocks at least
 
 
 def _gzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -477,16 +475,14 @@ def _store(access: Access, progress: _Progress, journal: str, volume: _Volume) -
 
 def _post(access: Access, progress: _Progress, volume: _Volume) -> tuple[str, str]:
     """Send a part once; return its id and SHA-512. What the platform says that it got must be what was sent."""
-    with volume.path.open("rb") as file:
-        part = _Slice(file, volume, progress)
-        form = _Form({"file": (volume.name, part, "application/octet-stream")})
-        kind = {"Content-Type": form.content_type}
-        try:
-            stored = _file(_send(access, "POST", "files/contents/", data=form, headers=kind, timeout=UPLOAD_TIMEOUT))
-        except BaseException:
-            progress.add(part.len - volume.size)  # it has not come any further
-            raise
-    sent = part.digest.hexdigest()
+    body = _Body(volume, progress)
+    try:
+        stored = _file(_send(
+            access, "POST", "files/contents/", data=body, headers=body.headers, timeout=UPLOAD_TIMEOUT))
+    except BaseException:
+        progress.add(body.left - volume.size)  # it has not come any further
+        raise
+    sent = body.digest.hexdigest()
     same = sent if stored.algorithm != "md5" else _checksum(volume.path, "md5", volume.start, volume.size)
     if stored.name not in (volume.name, stored.id):  # the last where the answer has none
         raise RescaleError(f"it arrived as {_shown(stored.name)}; rename it, then start again")
@@ -495,31 +491,32 @@ def _post(access: Access, progress: _Progress, volume: _Volume) -> tuple[str, st
     return stored.id, sent
 
 
-class _Slice:
-    """A part of a file, as the encoder of the form reads it; summed up on its way."""
+class _Body:
+    """The form with a part of a file, in pieces; the part is summed up on its way."""
 
-    def __init__(self, file: IO[bytes], volume: _Volume, progress: _Progress) -> None:
-        self.file, self.progress, self.len = file, progress, volume.size  # len: bytes that are left
-        self.digest = hashlib.sha512()
-        file.seek(volume.start)
+    def __init__(self, volume: _Volume, progress: _Progress) -> None:
+        form = MultipartEncoder({"file": (volume.name, b"", "application/octet-stream")})
+        self.headers = {"Content-Type": form.content_type}
+        self.head, blank, self.tail = form.to_string().partition(b"\r\n\r\n")
+        self.head += blank
+        self.len = len(self.head) + volume.size + len(self.tail)  # by this name requests asks for it
+        self.volume, self.progress, self.left, self.digest = volume, progress, volume.size, hashlib.sha512()
 
-    def read(self, size: int) -> bytes:
-        block = self.file.read(min(size, self.len) if size >= 0 else self.len)
-        if self.progress.stop.is_set():
-            raise _Fault("stopped")
-        if self.len and not block:
-            raise RescaleError(f"{self.file.name} has become shorter while it was sent; nothing was set up")
-        self.digest.update(block)
-        self.len -= len(block)
-        self.progress.add(len(block))
-        return block
-
-
-class _Form(MultipartEncoder):  # type: ignore[misc]
-    """A form that goes in pieces of our size, whatever http.client asks for."""
-
-    def read(self, size: int = -1) -> Any:
-        return super().read(4 * CHUNK)
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.head
+        with self.volume.path.open("rb") as file:
+            file.seek(self.volume.start)
+            while self.left:
+                block = file.read(min(self.left, CHUNK))
+                if self.progress.stop.is_set():
+                    raise _Fault("stopped")
+                if not block:
+                    raise RescaleError(f"{file.name} has become shorter while it was sent; nothing was set up")
+                self.digest.update(block)
+                yield block
+                self.left -= len(block)
+                self.progress.add(len(block))
+        yield self.tail
 
 
 # 4. Set-up
@@ -529,13 +526,11 @@ def _taking_later_arguments(job_setup: Callable[..., str]) -> Callable[..., str]
     """Let job_setup be called as in the guide's later versions, too: feature_name, feature_count behind command."""
 
     @functools.wraps(job_setup)
-    def call(*arguments: Any, **keywords: Any) -> str:
-        name, count = keywords.pop("feature_name", ""), keywords.pop("feature_count", "")
+    def call(*arguments: Any, feature_name: Any = "", feature_count: Any = "", **keywords: Any) -> str:
         if len(arguments) == 15:
-            name, count = arguments[4:6]
-            arguments = arguments[:4] + arguments[6:]
-        if name or count:
-            keywords.setdefault("license_features", {name: count})
+            (feature_name, feature_count), arguments = arguments[4:6], arguments[:4] + arguments[6:]
+        if feature_name or feature_count:
+            keywords.setdefault("license_features", {feature_name: feature_count})
         return job_setup(*arguments, **keywords)
 
     return call
@@ -751,8 +746,11 @@ def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str)
     job_file = Path(f"{job_name}.job")
     with _file_errors(f"{job_file} cannot be written; job {job_id} was not submitted"):
         made = _claim(access, job_file, job_id)
-    earlier = _start(access, job_file, job_id, made)
-    _say(f"Job {job_id} : submitted{' earlier' if earlier else ''}")
+    sent = [] if made else ["earlier"]  # submissions that may have gone out
+    what = f"job {job_id} may have been started and be billed; it is safe to submit it again, its statuses are looked" \
+        f" at first. Its page: {_result_page(rescale_platform, job_id)}. POST submit"
+    _patiently(functools.partial(_start, access, job_file, job_id, sent), access, what)
+    _say(f"Job {job_id} : submitted{'' if 'now' in sent else ' earlier'}")
     head, end = f"[Desktop Entry]\nType=Link\nName={job_name}", "desktop"
     if WINDOWS:
         head, end = "[InternetShortcut]", "url"
@@ -818,38 +816,26 @@ def _in_use(path: Path) -> RescaleError:
     return RescaleError(f"{path.name}: another process is at work on it, let it finish. Nothing was started")
 
 
-def _start(access: Access, job_file: Path, job_id: str, made: bool) -> bool:
-    """Send the submission, unless the job has statuses, which alone decide; tell whether it had them before.
+def _start(access: Access, job_file: Path, job_id: str, sent: list[str]) -> None:
+    """Look at the statuses of a job, which alone decide; if there are none submit it, once, and look again.
 
-    `made`: the .job file was made just now; else an earlier run may have sent it, or another process is at it.
+    `sent`: the submissions that may have gone out; where there are any, a status may take a while to show.
     """
-    if _shows_status(access, job_id, 0 if made else SUBMIT_PATIENCE):
-        return True
-    first, deadline = made, time.monotonic() + PATIENCE
-    while True:
-        again = False
-        try:
-            _send(access, "POST", f"jobs/{job_id}/submit/", json={}, read=_accepted)
-            state = f"the submission was accepted, but the job has no status after {SUBMIT_PATIENCE} s"
-        except _Fault as fault:
-            state = f"it may have been started, and be billed: {fault}"
-            again = time.monotonic() < deadline and not fault.final
-            if again and fault.wait:
-                _say(f"- {fault}; trying again in {_duration(fault.wait)}")
-                deadline += fault.wait
-                time.sleep(fault.wait)
-        except RescaleError:
-            if _shows_status(access, job_id, 0 if first else SUBMIT_PATIENCE):
-                return False
-            if first:  # refused by the platform itself, for good: the link has no job, and may get another
-                job_file.unlink(missing_ok=True)
-            raise
-        first = False
-        if _shows_status(access, job_id, SUBMIT_PATIENCE):
-            return False
-        if not again:
-            raise RescaleError(f"job {job_id}: {state}. It is safe to submit it again, its statuses are looked at "
-                               f"first. Its page: {_result_page(access[0], job_id)}")
+    patience = SUBMIT_PATIENCE if sent else 0
+    if _shows_status(access, job_id, patience):
+        return
+    try:
+        sent.append("now")
+        _send(access, "POST", f"jobs/{job_id}/submit/", json={}, read=_accepted)
+    except RescaleError:
+        if _shows_status(access, job_id, patience):
+            return
+        if sent == ["now"]:  # refused by the platform itself, for good: the link has no job, and may get another
+            job_file.unlink(missing_ok=True)
+        raise
+    if not _shows_status(access, job_id, SUBMIT_PATIENCE):
+        raise RescaleError(f"job {job_id} was accepted, but has no status after {SUBMIT_PATIENCE} s; submit it again. "
+                           f"Its page: {_result_page(access[0], job_id)}")
 
 
 def _shows_status(access: Access, job_id: str, seconds: float) -> bool:
@@ -1548,8 +1534,9 @@ class Link:
 class Chain:
     """What main.py goes through: the links, from the last one that has a job on. Its state is in its .job files.
 
-    `memory`, a small file, holds what cannot be derived: when it `began`, the `script`, of each link that takes files
-    from input_path their `inputs` (name: [size, time of change, SHA-512]), and the jobs that are being `replaced`.
+    `memory`, a small file, holds what cannot be derived: when it `began`, the `script`, whether it is `rehearsed`, of
+    each link that takes files from input_path their `inputs` (name: [size, time of change, SHA-512]), and the jobs
+    that are being `replaced`.
     """
 
     def __init__(self, batches: Batches, user: str, started_at: str, input_path: StrPath | None) -> None:
@@ -1603,11 +1590,6 @@ class Chain:
         files = [Path(f"{link.job_name}.job") for link in self.links]
         dates = [file.stat().st_mtime for file in files if file.is_file()]
         return float(self.memory.get("began", min(dates, default=0)))
-
-    def is_rehearsed(self) -> bool:
-        """Whether its link files lead to a simulator."""
-        files = [Path(f"{link.job_name}.{end}") for link in self.links for end in ("desktop", "url")]
-        return any("//127.0.0.1:" in file.read_text("utf-8", "replace") for file in files if file.is_file())
 
     def remember(self, link: Link | None = None, files: Sequence[Path] = ()) -> None:
         """Write the memory, with these files as the inputs of a link."""
@@ -1724,7 +1706,7 @@ def chain(
         _check_sections(batches, settings)
         chosen = _chosen(batches, input_path, options)
         if not options.check:
-            early.setTarget(_LogFile(chosen.name))
+            early.setTarget(_log_file(chosen.name))
             early.capacity = 0  # from now on nothing waits
             chosen.read()  # now that no other process works on it
         this = chosen
@@ -1817,13 +1799,7 @@ def _chosen(batches: Batches, input_path: StrPath | None, options: argparse.Name
                 found.add((match[1], match[3]))
     chains = sorted((Chain(batches, *one, input_path) for one in found), key=Chain.began, reverse=True)
     named = next((value for value in (options.resume, options.repeat, options.status) if value is not None), None)
-    try:
-        access = platform_my_token()
-    except RescaleError:
-        if named is not None and chains and chains[0].is_rehearsed():
-            _stop(f"The chain {chains[0].started_at} is one of a rehearsal. Ask it with: python "
-                  f"tests/rescale_simulator.py --folder FOLDER {Path(sys.argv[0]).name} --status")
-        raise
+    access = platform_my_token()
     _say(f"rescale_rest_api {__version__}: {Path(sys.argv[0]).name}: {', '.join(name for name, _ in batches)}")
     _request(access, "GET", "users/me/", patience=FIRST_PATIENCE)
     if named is None:
@@ -1833,11 +1809,12 @@ def _chosen(batches: Batches, input_path: StrPath | None, options: argparse.Name
             time.sleep(1)  # one has been started in this very second
         chains = [Chain(batches, _user(), started_at, input_path)]
     else:  # the one of this time, else the newest of this script; never one of a rehearsal for the platform
+        rehearsed = _is_loopback(access[0])
         chains = [
             this for this in chains if (any(this.jobs().values()) or "began" in this.memory)
             and this.started_at == (named or this.started_at)
             and (named or this.memory.get("script") in (None, Path(sys.argv[0]).name))
-            and (_is_loopback(access[0]) or not this.is_rehearsed())
+            and this.memory.get("rehearsed", rehearsed) == rehearsed
         ]
         if not chains:
             _stop(f"There is no chain {named or 'of this script'} in {Path.cwd()}: its .job files must be here, and "
@@ -1856,7 +1833,7 @@ def _guard(access: Access, chains: Sequence[Chain]) -> None:
             continue  # finished: job_download gives an archive its name only when it is whole
         if Path(f"{this.name}.log").exists():
             try:
-                _LogFile(this.name).close()  # an error if it is at work
+                _log_file(this.name).close()  # an error if it is at work
             except RescaleError as error:
                 _stop(f"{error}\nHow far it is:  {_command('--status', this.started_at)}\n"
                       f"To start another:  {_command('--new')}")
@@ -1894,7 +1871,8 @@ def _prepare(
         how += ["--from", options.batch] if options.batch else []
         _say(f"The settings are right; nothing was started. Start: {_command(*how)}")
         raise SystemExit(0)
-    this.memory = {"began": time.time(), "script": Path(sys.argv[0]).name, **this.memory}
+    now = {"began": time.time(), "script": Path(sys.argv[0]).name, "rehearsed": _is_loopback(this.rescale_platform)}
+    this.memory = {**now, **this.memory}
     this.remember()
     if number is not None:
         this.repeat(number)
@@ -2167,7 +2145,8 @@ def _platform(rescale_platform: str | None) -> str:
     rehearsal = os.environ.get("RESCALE_REHEARSAL")
     wrong = ""
     if not text:
-        wrong = "none is given: set RESCALE_API_URL, or put apibaseurl into ~/.config/rescale/apiconfig"
+        wrong = "none is given: set RESCALE_API_URL, or put apibaseurl into ~/.config/rescale/apiconfig; " \
+                "or rehearse: python tests/rescale_simulator.py main.py"
     elif not re.fullmatch(rf"https?://({host})(:\d{{1,5}})?", url, re.ASCII):
         wrong = f"{_shown(text)} is no address of a platform, like https://kr.rescale.com"
     elif url.startswith("http:") and not _is_loopback(url):
@@ -2195,27 +2174,25 @@ def _authorization(my_token: str | None) -> str:
 
 
 def _pages(access: Access, path: str, patience: float | None = None) -> Iterator[dict[str, Any]]:
-    """All entries of a list, page by page. Of `next` only the query counts: the token follows it to no other host.
+    """All entries of a list, page by page. Where `next` leads does not count, only whether there is one.
 
     A page count can promise more than there is: a page without entries, or none at all, ends the list.
     """
-    query: dict[str, Any] = {"page_size": PAGE_SIZE}
-    asked: list[dict[str, Any]] = []
-    while query not in asked:
-        asked.append(query)
+    read, before = functools.partial(_list_in, "results"), list[Any]()
+    for number in itertools.count(1):
+        query = {"page_size": PAGE_SIZE, "page": number}
         try:
-            read = functools.partial(_list_in, "results")
             page = _request(access, "GET", path, params=query, read=read, patience=patience)
         except RescaleError as error:
-            if error.status == 404 and len(asked) > 1:
+            if error.status == 404 and number > 1:
                 return
             raise
+        if page["results"] and page["results"] == before:
+            raise RescaleError(f"{path}: the platform's list has no end")
         yield from page["results"]
-        following = _text(page, "next")
-        if not following or not page["results"]:
+        before = page["results"]
+        if not before or not _text(page, "next"):
             return
-        query = {**query, **dict(parse_qsl(following.partition("?")[2]))}
-    raise RescaleError(f"{path}: the platform's list has no end")
 
 
 def _text(item: Any, key: str) -> str:
@@ -2320,7 +2297,7 @@ class _Progress(contextlib.AbstractContextManager["_Progress"]):
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
-        _screen.redraw("")
+        _screen.write("", sys.stdout)
 
     def add(self, size: int) -> None:
         with self.lock:
@@ -2328,7 +2305,7 @@ class _Progress(contextlib.AbstractContextManager["_Progress"]):
             due = now - self.shown_at > 0.2 if _screen.is_terminal() else 10 * self.done // max(self.total, 1) > tenth
             if due and now - self.began > PROGRESS_DELAY and self.done < self.total and not self.stop.is_set():
                 self.shown_at, rate = now, max(self.done, 1) / (now - self.began)
-                _screen.redraw(
+                _screen.draw(
                     f"- {self.what}: {100 * self.done // self.total} % of {self.total / 1024**2:,.1f} MB, "
                     f"{rate / 1024**2:,.1f} MB/s, {_duration((self.total - self.done) / rate)} left"
                 )
@@ -2337,50 +2314,44 @@ class _Progress(contextlib.AbstractContextManager["_Progress"]):
 class _Screen(logging.Handler):
     """Prints lines, errors on standard error; what cannot be printed must not end a chain."""
 
-    drawn = ""  # the line that stands on the terminal to be redrawn
+    drawn = 0  # columns of a line on the terminal that the next one takes away
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.redraw("")
         self.write(record.getMessage() + "\n", sys.stderr if record.levelno >= logging.ERROR else sys.stdout)
-
-    def write(self, text: str, stream: Any) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed terminal, a full disk, no stream
-            encoding = stream.encoding or "utf-8"
-            stream.write(text.encode(encoding, "replace").decode(encoding))
-            stream.flush()
 
     def is_terminal(self) -> bool:
         return sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty()
 
-    def redraw(self, text: str) -> None:
-        """Replace the line that stands on the terminal; an empty text takes it away. Elsewhere a line is a line."""
-        if self.is_terminal() and (text or self.drawn):
-            text = text[: shutil.get_terminal_size().columns - 1]
-            self.write(f"\r{text:<{len(self.drawn)}}" + ("" if text else "\r"), sys.stdout)
-            self.drawn = text
-        elif text:
-            self.write(f"{text}\n", sys.stdout)
+    def draw(self, text: str) -> None:
+        """Print a line that the next one replaces, if this is a terminal."""
+        columns = shutil.get_terminal_size().columns - 1 if self.is_terminal() else 0
+        self.write(text[:columns] if columns else f"{text}\n", sys.stdout, min(len(text), columns))
+
+    def write(self, text: str, stream: Any, drawn: int = 0) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed terminal, a full disk, no stream
+            if self.drawn:
+                sys.stdout.write(f"\r{' ' * self.drawn}\r")
+            self.drawn, encoding = drawn, stream.encoding or "utf-8"
+            stream.write(text.encode(encoding, "replace").decode(encoding))
+            stream.flush()
 
 
-class _LogFile(logging.FileHandler):
+def _log_file(chain_name: str) -> logging.FileHandler:
     """A chain's log, each line with the local time; locked as long as it is open, so that its chain is at work."""
-
-    def __init__(self, chain_name: str) -> None:
-        path = Path(f"{chain_name}.log").absolute()
-        with _file_errors(f"{path.name} cannot be written; nothing was started"):
-            super().__init__(path, encoding="utf-8", errors="replace")
-        self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-        try:
-            if fcntl and self.stream:
-                fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise _in_use(path) from None
-        except OSError:  # a file system without locks
-            pass
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # a full disk must not end a chain
+    path = Path(f"{chain_name}.log").absolute()
+    with _file_errors(f"{path.name} cannot be written; nothing was started"):
+        log = logging.FileHandler(path, encoding="utf-8", errors="replace")
+    log.handleError = lambda _: None  # type: ignore[assignment]  # a full disk must not end a chain
+    log.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    try:
+        if fcntl and log.stream:
+            fcntl.flock(log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.close()
+        raise _in_use(path) from None
+    except OSError:  # a file system without locks
         pass
+    return log
 
 
 def _cleaned(record: logging.LogRecord) -> bool:
@@ -2393,11 +2364,7 @@ _logger, _screen = logging.getLogger("rescale_rest_api"), _Screen()
 _logger.setLevel(logging.INFO)
 _logger.propagate = False
 _logger.filters, _logger.handlers = [_cleaned], [_screen]
-
-
-def _say(text: str) -> None:
-    """Print a line at once, and keep it in the chain's log."""
-    _logger.info("%s", text)
+_say = _logger.info  # prints a line at once, and keeps it in the chain's log
 
 
 def _complain(text: str) -> None:

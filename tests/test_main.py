@@ -229,9 +229,9 @@ def test_a_chain_of_another_script_is_taken_only_by_name_and_keeps_the_name_of_i
 def test_the_platform_never_meets_a_chain_of_a_rehearsal(monkeypatch, capsys, arguments, key):
     """A new chain passes it over."""
     sent, name = [], f"{USER}@one@20260101-000000"
-    told = (2, "rehearsal") if arguments else (1, "Nothing was started" if key else "RESCALE_API_KEY")
+    told = (1, "RESCALE_API_KEY") if not key else (2, "rehearsal") if arguments else (1, "Nothing was started")
     Path(f"{name}.job").write_text("abCdEf\n")
-    Path(f"{name}.desktop").write_text("[Desktop Entry]\nURL=http://127.0.0.1:4242/jobs/abCdEf/runs/1/results/\n")
+    Path(f".{name}.chain").write_text('{"began": 1, "rehearsed": true}')
     monkeypatch.setenv("RESCALE_API_URL", PLATFORM)
     monkeypatch.setenv("RESCALE_API_KEY", key)
     monkeypatch.setattr(sys, "argv", ["main.py"])
