@@ -14,8 +14,8 @@ import sys
 
 try:
     import rescale_rest_api as rescale
-except ImportError as error:  # not beside this file, or the virtual environment is not activated
-    sys.exit(f"main.py cannot start: {error}")
+except ImportError as error:
+    sys.exit(f"main.py cannot start: {error}. Is it beside this file? Is the virtual environment activated? See README")
 
 # ---- User section --------------------------------------------------------------------------------------------------
 # 사용자 설정: 작업마다 한 줄씩, ("이름", "command\n"). 각 작업은 직전 작업의 결과 파일을 입력으로 사용합니다.

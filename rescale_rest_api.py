@@ -906,10 +906,10 @@ def _statuses(access: Access, job_id: str, patience: float | None = None) -> lis
     return sorted(history, key=lambda entry: entry.date or _now()) if all(entry.date for entry in history) else history
 
 
-def _history(access: Access, job_id: str) -> list[_Status] | None:
+def _history(access: Access, job_id: str, patience: float | None = None) -> list[_Status] | None:
     """The statuses of a job, None where the platform does not know it."""
     try:
-        return _statuses(access, job_id)
+        return _statuses(access, job_id, patience)
     except RescaleError as error:
         if error.status != 404:
             raise
@@ -1672,7 +1672,8 @@ class Chain:
             if link.job_id and link.job_id in self.memory.get("replaced", []):
                 with _file_errors("nothing was started"):
                     if Path(link.job_name).is_dir():
-                        Path(link.job_name).rename(f"{link.job_name}.{link.job_id}")
+                        old = Path(link.job_name).rename(f"{link.job_name}.{link.job_id}")
+                        _say(f"- the earlier result is now in {old}{os.sep}")
                     _set_aside(Path(f"{link.job_name}.job"), link.job_id)
                 link.job_id = None
 
@@ -1903,8 +1904,8 @@ def _what_next(this: Chain | None, failure: BaseException) -> str:
         return f"Fix the problem, then type: {_command('--repeat', this.started_at)}"
     text, state = f"To go on:    {_command('--resume', this.started_at)}", "may still be running and cost money"
     with contextlib.suppress(RescaleError, KeyboardInterrupt):
-        history = _statuses((this.rescale_platform, this.my_token), jobs[-1], GLANCE_PATIENCE)
-        if _has(history, ENDED) or not history:
+        history = _history((this.rescale_platform, this.my_token), jobs[-1], GLANCE_PATIENCE)
+        if not history or _has(history, ENDED):
             return text
         state = "is still running and costs money"
     return f"Job {jobs[-1]} {state}.\n{text}\nTo stop it:  {_command('stop', jobs[-1])}"
@@ -2146,7 +2147,7 @@ def _platform(rescale_platform: str | None) -> str:
     wrong = ""
     if not text:
         wrong = "none is given: set RESCALE_API_URL, or put apibaseurl into ~/.config/rescale/apiconfig; " \
-                "or rehearse: python tests/rescale_simulator.py main.py"
+                "or rehearse: python .../tests/rescale_simulator.py main.py (README)"
     elif not re.fullmatch(rf"https?://({host})(:\d{{1,5}})?", url, re.ASCII):
         wrong = f"{_shown(text)} is no address of a platform, like https://kr.rescale.com"
     elif url.startswith("http:") and not _is_loopback(url):

@@ -457,15 +457,6 @@ class Platform:
         for kept in state["jobs"]:
             kept.update(folder=self.folder / kept["folder"], _run=None, _listings=0)
             self.jobs[kept["id"]] = Job(**kept)
-        for job in self.jobs.values():
-            if job.statuses and not job.ended:  # it was killed together with the simulator
-                job.date_completed = self.now()
-                if job.date_started:
-                    with (job.work / LOG).open("a") as log:
-                        log.write("Killed: the simulator was ended while this job ran\n")
-                    Run(self, job).sync()
-                self.add_status(job, "Stopping", "A run failed")
-                self.add_status(job, self.last_status, self.failed_reason, last=True)
 
 
 class Simulator(Platform, contextlib.AbstractContextManager):
@@ -498,6 +489,12 @@ class Simulator(Platform, contextlib.AbstractContextManager):
         self.url = f"http://127.0.0.1:{self.port}"
         self.save()
         self.address.write_text(self.url)
+        for job in self.jobs.values():
+            if job.statuses and not job.ended:  # it ended with its simulator; on a platform it would have run on
+                shutil.rmtree(job.work, ignore_errors=True)
+                (job.folder / LOG).unlink(missing_ok=True)
+                job._run = Run(self, job)
+                job._run.start()
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A misspelt quirk would let a test pass that tests nothing.
@@ -1099,7 +1096,8 @@ def rehearse(sim: Simulator, options: argparse.Namespace) -> int:
     finally:
         for job in sim.jobs.values():
             if job.statuses and not job.ended:
-                note(f"Job {job.id} ends with this rehearsal; on the platform it would run on.")
+                note(f"Job {job.id} ends with this rehearsal, and the next one in its folder runs it anew; "
+                     "on the platform it would run on.")
     names = [job.name for job in sim.jobs.values() if job._run]
     if options.fail and not any(options.fail in name for name in names):
         note(f"--fail {options.fail}: no job of this rehearsal has that in its name: {', '.join(names) or 'none ran'}")

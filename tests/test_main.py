@@ -32,7 +32,7 @@ import pytest
 import rescale_rest_api as rescale
 from conftest import SETTINGS, TESTS, here, wait_until
 from in_memory import KEY, PLATFORM, connect
-from rescale_simulator import Simulator
+from rescale_simulator import Fault, Simulator
 from test_example import TOLERANCE, profile_error
 from two_jobs import ROOT, THREE, USER, paste, result, run, start, steps
 
@@ -321,6 +321,15 @@ def test_after_ctrl_c_the_job_is_named_that_costs_money_and_the_command_that_sto
     assert paste(re.search(r"^To stop it: +(.*)$", err, re.MULTILINE)[1]).returncode == 0
     wait_until(lambda: sim.jobs[job_id].ended)
     assert not (tmp_path / "ended").exists()
+
+
+@pytest.mark.parametrize("job", ["has ended", "is unknown"])
+def test_of_a_job_that_costs_nothing_any_more_it_is_not_said_that_it_does(edit, sim, job):
+    edit(batches=THREE[:1])
+    sim.faults.append(Fault("corrupt", "GET", "/contents/", times=99))
+    sim.on_request = lambda record, when: job == "is unknown" and sim.starts and sim.jobs.clear()
+    status, _, err = run()
+    assert (status, f"--resume {started_ats()[0]}" in err, "money" in err, "stop" in err) == (1, True, False, False)
 
 
 def test_the_log_has_all_that_is_said_with_its_local_time_and_ends_with_the_next_command(edit, sim):

@@ -182,6 +182,29 @@ def test_of_two_repeats_the_second_gets_what_is_mended_by_then(chain, sim, text)
     assert of(sim) == ["one", "two", "two", "two", "three"]
 
 
+def test_a_repeat_from_an_earlier_link_leaves_no_mended_file_to_those_behind(chain, sim):
+    """What they got at a repeat of their own is in what they are given, as far as that was not changed since."""
+    chain("three", [FOUR[0], ("two", f"{FOUR[1][1]}[ ! -e b.inp ] || echo by two > b.inp\n"), FOUR[2]])
+    mend(b"more\n", name="b.inp")
+    assert run("--repeat")[0] == 0
+    assert left() == "one old 1 two old 1 three old 1 more"
+    assert run("--repeat", "--from", "two")[0] == 0
+    last = steps(max(Path().glob("*@three@*/rescale.tar.gz"), key=os.path.getmtime))
+    assert " ".join(last.split()) == "zero one old 1 two old 1 more three old 1 by two"
+
+
+def test_what_is_mended_at_the_last_moment_is_remembered_as_it_went(chain, sim):
+    chain("two")
+    mend()
+    [memory] = Path().glob(".*.chain")
+    sim.on_request = lambda record, when: '"two": ' in memory.read_text() and mend(b"newest\n")
+    run_with("three", sim, "--repeat")
+    sim.on_request = None
+    mend()  # as it was when the repeat began
+    assert run("--repeat")[0] == 0
+    assert left() == "one old 1 two newest three new 2"
+
+
 @pytest.mark.parametrize(("copy", "mended"), [
     ("cp -a . ../there", True), ("cp -r . ../there", True), ("cp -r . ../there", False),
     ("mkdir ../there; cp -r * ../there", True),
@@ -234,6 +257,7 @@ def test_from_a_succeeded_link_on_all_get_new_jobs_with_the_mended_files(chain, 
 
     assert (status, err) == (0, "")
     assert of(sim)[3:] == again
+    assert f"{folder}.{last}{os.sep}" in out
     assert left() == expected
     assert [path.name for path in folder.iterdir()] == ["rescale.tar.gz"]
     assert [path.name for path in Path(f"{folder}.{last}").iterdir()] == ["rescale.tar.gz"]  # the old one

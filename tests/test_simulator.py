@@ -191,14 +191,16 @@ def test_what_ends_a_command_ends_all_that_it_started(sim, api, start, monkeypat
     wait_for_the_end_of(*((job.work / name).read_text() for name in ("pid.txt", "child.txt")))
 
 
-def test_a_later_simulator_goes_on_with_the_folder(sim, api, start):
-    ids = [start("echo hello > out.txt").id, start(UNTIL_GO).id, api.create("touch out.txt")]
+def test_a_later_simulator_goes_on_with_the_folder_and_runs_anew_what_was_running(sim, api, start):
+    ids = [start("echo hello > out.txt").id, start(f"mkdir half{UNTIL_GO}rmdir half").id, api.create("touch out.txt")]
     sim.close()
     with Simulator(sim.folder, speed=0) as later:
         api = Api(later.url, sim.token)
         api.post(f"jobs/{ids[2]}/submit/")
-        wait_until(lambda: later.jobs[ids[2]].ended)
-        assert [id for id in ids if later.jobs[id].statuses[-1]["statusReason"] == "A run failed"] == [ids[1]]
+        wait_until(lambda: (later.jobs[ids[1]].work / "half").exists())
+        (later.jobs[ids[1]].folder / "go").touch()
+        wait_until(lambda: all(later.jobs[id].ended for id in ids))
+        assert {later.jobs[id].statuses[-1]["statusReason"] for id in ids} == {later.success_reason}
         assert [later.files[later.jobs[id].files[0]].name for id in ids] == ["out.txt", "pid.txt", "out.txt"]
         assert api.get(f"files/{later.jobs[ids[0]].files[0]}/contents/").text == "hello\n"
         assert later.starts == dict.fromkeys(ids, 1)
