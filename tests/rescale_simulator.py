@@ -1008,6 +1008,8 @@ def main() -> int:
     option("script", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.is_temporary = not options.folder
+    for word in {"--resume", "--repeat", "--status"} & {*options.script} if options.is_temporary else ():
+        parser.error(f"{word} is about an earlier rehearsal: name its --folder, before the script")
     options.folder = options.folder or Path(tempfile.mkdtemp(prefix="rescale-rehearsal-"))
     for name in {"SIGTERM", "SIGHUP"} & {*dir(signal)}:  # nothing that a job started may stay behind
         signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))

@@ -282,6 +282,7 @@ sys.exit(7)""")
     assert seen == "['--resume', '--fail', 'y'] True intranet,127.0.0.1"
     assert shlex.split(told)[1:] == [str(SIMULATOR), "--speed", "0", *options]
     assert re.search(rf"^.*my own\.py, free of charge(.*\n)+.*{Path('run 1').absolute()}/jobs$", err)
+    assert "--folder" in end(launch("my own.py", "--resume"), 2)[1], "it would know no job"
 
 
 def test_the_folder_of_a_rehearsal_goes_when_all_went_well_and_the_command_names_it_when_not(launch):
