@@ -119,50 +119,25 @@ def march(case: Case, temperature: list[float], start: float, end: float) -> lis
     return new
 
 
-def round_numbers(low: float, high: float) -> list[float]:
-    """Return some five round numbers from `low` or below to `high` or above, for an axis."""
-    step = (high - low or 1.0) / 5
-    power = 10.0 ** math.floor(math.log10(step))
-    step = next(f * power for f in (1, 2, 5, 10) if f * power >= step)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [n * step for n in range(first, max(last, first + 1) + 1)]
-
-
-def picture(case: Case, title: str, curves: list[tuple[str, str, list[float]]]) -> str:
-    """Return an SVG of the curves: each a label, how its line is drawn, and the temperatures along the rod."""
-    left, right, top, bottom = 80, 770, 50, 430  # of the diagram, in pixels
-    temperatures = [t for _, _, temperature in curves for t in temperature]
-    x_axis, t_axis = round_numbers(0, case.length), round_numbers(min(temperatures), max(temperatures))
-
-    def column(x: float) -> float:
-        return left + (right - left) * x / x_axis[-1]
-
-    def row(t: float) -> float:
-        return bottom - (bottom - top) * (t - t_axis[0]) / (t_axis[-1] - t_axis[0])
-
-    grid, lines, legend = [], [], []
-    for x in x_axis:
-        grid.append(f'<path d="M{column(x):.1f} {top}V{bottom}" stroke="#ddd"/>')
-        grid.append(f'<text x="{column(x):.1f}" y="{bottom + 22}" text-anchor="middle">{x:g}</text>')
-    for t in t_axis:
-        grid.append(f'<path d="M{left} {row(t):.1f}H{right}" stroke="#ddd"/>')
-        grid.append(f'<text x="{left - 10}" y="{row(t) + 5:.1f}" text-anchor="end">{t:g}</text>')
-    for n, (label, style, temperature) in enumerate(curves):
-        points = (f"{column(i * case.length / case.cells):.1f},{row(t):.1f}" for i, t in enumerate(temperature))
-        lines.append(f'<polyline points="{" ".join(points)}" fill="none" {style}/>')
-        y = top + 30 + 24 * n
-        legend.append(f'<path d="M{right - 235} {y - 5}h36" {style}/><text x="{right - 190}" y="{y}">{label}</text>')
+def picture(case: Case, title: str, curves: list[tuple[str, list[float]]]) -> str:
+    """Return an SVG of the curves: each a label, and the temperatures along the rod."""
+    low, high = (limit(t for _, temperature in curves for t in temperature) for limit in (min, max))
+    scale = 350 / (high - low or 1.0)  # pixels per K
+    drawn = []
+    for n, (label, temperature) in enumerate(curves):
+        colour = ("#999", "#d62728", "#1f77b4")[n]
+        points = (f"{80 + 690 * i / case.cells:.1f},{50 + scale * (high - t):.1f}" for i, t in enumerate(temperature))
+        drawn.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="3"/>')
+        drawn.append(f'<text x="560" y="{80 + 24 * n}" fill="{colour}">{label}</text>')
     return "\n".join([
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 490" font-family="sans-serif" font-size="14">',
-        '<rect width="800" height="490" fill="white"/>',
-        f'<text x="{left}" y="30" font-size="18">{title}</text>',
-        f'<text x="{(left + right) // 2}" y="{bottom + 46}" text-anchor="middle">x [m]</text>',
-        f'<text transform="translate(28 {(top + bottom) // 2}) rotate(-90)" text-anchor="middle">T [degC]</text>',
-        *grid,
-        f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="#333"/>',
-        *lines,
-        f'<path d="M{right - 250} {top + 10}h240v{24 * len(curves) + 8}h-240z" fill="white" stroke="#ddd"/>',
-        *legend,
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 450" font-family="sans-serif" font-size="14">',
+        '<rect width="800" height="450" fill="white"/>',
+        '<path d="M80 50V400H770" fill="none" stroke="#333"/>',
+        f'<text x="80" y="30" font-size="18">{title}</text>',
+        f'<text x="70" y="55" text-anchor="end">{high:.0f} degC</text>',
+        f'<text x="70" y="405" text-anchor="end">{low:.0f} degC</text>',
+        f'<text x="770" y="425" text-anchor="end">x = {case.length:g} m</text>',
+        *drawn,
         "</svg>\n",
     ])
 
@@ -180,13 +155,9 @@ def run(case_file: Path, step: int) -> None:
     if step == len(case.step_ends):
         rows = (f"{i * case.length / case.cells:.6f},{t:.6f}\n" for i, t in enumerate(after))
         write_whole(Path("temperature.csv"), ("x [m],T [degC]\n" + "".join(rows)).encode())
-    profiles = [("0 s, initial condition", initial_temperature(case)), (f"{end:g} s, end of step {step}", after)]
+    curves = [("0 s, initial condition", initial_temperature(case)), (f"{end:g} s, end of step {step}", after)]
     if step > 1:
-        profiles.insert(1, (f"{start:g} s, end of step {step - 1}", temperature))
-    colours = ("#999", "#1f77b4", "#d62728")
-    curves = [(label, f'stroke="{c}" stroke-width="3"', profile) for (label, profile), c in zip(profiles, colours)]
-    steady = [case.end_temperature] * (case.cells + 1)
-    curves.append(("steady state, analytic", 'stroke="#333" stroke-width="2" stroke-dasharray="7 5"', steady))
+        curves.append((f"{start:g} s, start of step {step}", temperature))
     title = f"Temperature in the rod, step {step} of {len(case.step_ends)}"
     write_whole(Path("temperature.svg"), picture(case, title, curves).encode())
     content = json.dumps({"case": case._asdict(), "step": step, "temperature": after}).encode()
