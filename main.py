@@ -32,7 +32,7 @@ input_path = "tests/example"  # folder with the input files of the first job; ".
 at_end = None  # shell command that runs when the chain has ended, like 'echo "$CHAIN_SUMMARY" | mail -s Rescale me'
 
 # ---- Admin section: for a job that ran from the web page, `python rescale_rest_api.py settings JOB_ID` prints it -----
-# 관리자 설정: 웹에서 실행한 작업의 값은 `python rescale_rest_api.py settings JOB_ID` 로 확인합니다.
+# 관리자 설정: Web 플랫폼에서 실행한 작업의 값은 `python rescale_rest_api.py settings JOB_ID` 로 확인합니다.
 code_name = "user_included"  # Abaqus: "abaqus"
 version_code = "0"  # Abaqus: "2022-2241"
 license_info = {}  # Abaqus: {"LM_LICENSE_FILE": "27000@license-server"}
