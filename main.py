@@ -15,7 +15,7 @@ import sys
 try:
     import rescale_rest_api as rescale
 except ImportError as error:
-    sys.exit(f"main.py cannot start: {error}. Is it beside this file? Is the virtual environment activated? See README")
+    sys.exit(f"main.py cannot start: {error}. Is rescale_rest_api.py here? Type first:  . ~/rescale/.venv/bin/activate")
 
 # ---- User section --------------------------------------------------------------------------------------------------
 # 사용자 설정: 작업마다 한 줄씩, ("이름", "command\n"). 각 작업은 직전 작업의 결과 파일을 입력으로 사용합니다.

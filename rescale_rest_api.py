@@ -104,6 +104,7 @@ KEY_FILE = 1 << 20  # bytes of the largest file that may be a script or settings
 DEFAULT_WALLTIME = 24  # hours, where a job that is read had no limit
 JOB_ID = r"[\w-]{1,39}"  # a short word; a key would be longer
 WINDOWS = os.name == "nt"
+REHEARSAL = os.environ.get("RESCALE_REHEARSAL_FOLDER", "")  # the one that this is part of; empty: none, this is paid
 
 # Statuses after which nothing follows, in lower case; only the first is documented (rescale-api.md §7).
 STOPPED = {"stopped", "force stopped", "terminated", "cancelled", "canceled"}
@@ -1534,7 +1535,7 @@ class Link:
 class Chain:
     """What main.py goes through: the links, from the last one that has a job on. Its state is in its .job files.
 
-    `memory`, a small file, holds what cannot be derived: when it `began`, the `script`, whether it is `rehearsed`, of
+    `memory`, a small file, holds what cannot be derived: when it `began`, the `script`, where it is `rehearsed`, of
     each link that takes files from input_path their `inputs` (name: [size, time of change, SHA-512]), and the jobs
     that are being `replaced`.
     """
@@ -1575,7 +1576,7 @@ class Chain:
                 with contextlib.suppress(RescaleError):  # of a folder that cannot be read, which does not matter now
                     changed = ", ".join(path.name for path in self.changes(link)[0])
                     if changed:
-                        _say(f"- input files changed, but not used by this job: {changed}; --repeat uses them")
+                        _say(f"- input files changed, not used by this job: {changed}; Ctrl-C, then --repeat uses them")
             yield link
 
     def done(self) -> int:
@@ -1641,13 +1642,13 @@ class Chain:
                     raise RescaleError(f"Job {link.job_id} has not ended. To stop it: {_command('stop', link.job_id)}")
             return numbers[batch_name]
         number, job_id = self.done(), self.links[self.done()].job_id
-        if not job_id or not _has(_statuses(access, job_id), ENDED):
-            return None
-        if _ended(access, job_id).outcome != "succeeded":
+        has_ended = job_id is not None and _has(_statuses(access, job_id), ENDED)
+        if has_ended and _ended(access, str(job_id)).outcome != "succeeded":
             return number
-        if number + 1 < len(self.links):
-            return number + 1  # it has no job yet
-        _say("- no job has failed. To run jobs again anyway: --repeat --from BATCH")
+        if job_id and number + 1 < len(self.links):
+            return number + 1  # it has no job yet, and takes what was changed until now
+        if has_ended:
+            _say("- no job has failed. To run jobs again anyway: --repeat --from BATCH")
         return None
 
     def repeat(self, number: int) -> None:
@@ -1810,16 +1811,15 @@ def _chosen(batches: Batches, input_path: StrPath | None, options: argparse.Name
             time.sleep(1)  # one has been started in this very second
         chains = [Chain(batches, _user(), started_at, input_path)]
     else:  # the one of this time, else the newest of this script; never one of a rehearsal for the platform
-        rehearsed = _is_loopback(access[0])
         chains = [
             this for this in chains if (any(this.jobs().values()) or "began" in this.memory)
             and this.started_at == (named or this.started_at)
             and (named or this.memory.get("script") in (None, Path(sys.argv[0]).name))
-            and this.memory.get("rehearsed", rehearsed) == rehearsed
+            and this.memory.get("rehearsed", REHEARSAL) == REHEARSAL
         ]
         if not chains:
             _stop(f"There is no chain {named or 'of this script'} in {Path.cwd()}: its .job files must be here, and "
-                  "the names in batches as they were. Only the rehearsal knows the chain of a rehearsal")
+                  "the names in batches as they were. One of a rehearsal is known only to it: give its --folder")
     chains[0].rescale_platform, chains[0].my_token = access
     if options.status is not None:
         chain_overview(*access, chains[0].jobs())
@@ -1872,7 +1872,7 @@ def _prepare(
         how += ["--from", options.batch] if options.batch else []
         _say(f"The settings are right; nothing was started. Start: {_command(*how)}")
         raise SystemExit(0)
-    now = {"began": time.time(), "script": Path(sys.argv[0]).name, "rehearsed": _is_loopback(this.rescale_platform)}
+    now = {"began": time.time(), "script": Path(sys.argv[0]).name, "rehearsed": REHEARSAL}
     this.memory = {**now, **this.memory}
     this.remember()
     if number is not None:
@@ -1934,7 +1934,9 @@ def _main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "download":
             failed = _ended(access, job_id).outcome != "succeeded"
             name = _safe_name(_text(_request(access, "GET", f"jobs/{job_id}/"), "name"))
-            job_download(*access, f"{name[:60]}.{job_id}" if failed else name, job_id)
+            name = f"{name[:60]}.{job_id}" if failed else name
+            job_download(*access, name, job_id)
+            _say(f"The files are in {name}{os.sep}")
         else:
             {"settings": job_settings, "monitor": job_monitor, "stop": job_stop}[options.command](*access, job_id)
     except (RescaleError, OSError) as error:

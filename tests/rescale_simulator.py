@@ -1072,6 +1072,7 @@ def play(options: argparse.Namespace, url: str, token: str, *_: Any) -> int:
     process = subprocess.Popen([sys.executable, *options.script], env={
         **os.environ, "NO_PROXY": local, "no_proxy": local, "RESCALE_API_URL": url, "RESCALE_API_KEY": token,
         "RESCALE_REHEARSAL": url, "RESCALE_REHEARSAL_COMMAND": command_line(options),
+        "RESCALE_REHEARSAL_FOLDER": str(options.folder.absolute()),
     })
     try:
         while process.poll() is None:

@@ -209,14 +209,14 @@ def test_of_two_chains_the_one_that_began_last_is_meant_whatever_the_clock_said(
     assert run(option, "20200101-000000")[0] == 2
 
 
-def test_a_chain_of_another_script_is_taken_only_by_name_and_keeps_the_name_of_its_user(edit, sim):
+def test_a_chain_of_another_rehearsal_is_not_taken_one_of_another_script_by_name_and_keeps_its_user(edit, sim):
     sim.fail = "two"
     assert run(LOGNAME="kim")[0] == 1
     sim.fail, before = None, posts(sim)
     shutil.copy("main.py", "other.py")
     [at] = started_ats()
     for option in ("--resume", "--repeat", "--status"):
-        assert run(option, script="other.py")[0] == 2
+        assert run(option, script="other.py")[0] == run(option, constants={"REHEARSAL": "another folder"})[0] == 2
     assert posts(sim) == before
     status, _, err = run("--repeat", at, script="other.py", LOGNAME="lee")
     assert (status, err) == (0, "")
@@ -231,7 +231,7 @@ def test_the_platform_never_meets_a_chain_of_a_rehearsal(monkeypatch, capsys, ar
     sent, name = [], f"{USER}@one@20260101-000000"
     told = (1, "RESCALE_API_KEY") if not key else (2, "rehearsal") if arguments else (1, "Nothing was started")
     Path(f"{name}.job").write_text("abCdEf\n")
-    Path(f".{name}.chain").write_text('{"began": 1, "rehearsed": true}')
+    Path(f".{name}.chain").write_text('{"began": 1, "rehearsed": "a folder"}')
     monkeypatch.setenv("RESCALE_API_URL", PLATFORM)
     monkeypatch.setenv("RESCALE_API_KEY", key)
     monkeypatch.setattr(sys, "argv", ["main.py"])

@@ -26,8 +26,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from conftest import wait_until
 from test_main import WAITS, killed, of, posts, pytestmark, rows, running, started_ats  # noqa: F401  # pytest's mark
-from two_jobs import paste, result, run, steps
+from two_jobs import paste, result, run, start, steps
 
 SHOWS = "cat *.inp >> steps.txt\n"  # a link writes down what it was given
 FOUR = [(name, f"echo {name} >> steps.txt\n{SHOWS}") for name in ("one", "two", "three", "four")]
@@ -141,22 +142,27 @@ def test_what_was_changed_since_the_chain_got_it_goes_along_and_nothing_else(cha
         assert not [name for name in tar.getnames() if "rescale-" in name]
 
 
-@pytest.mark.parametrize("fails", [True, False], ids=["which then failed", "which has no job yet"])
-def test_what_was_mended_while_the_first_job_still_ran_goes_along_to_the_second(write, sim, fails):
-    """It has no job after Ctrl-C between two jobs: just before the second one is made."""
+@pytest.mark.parametrize("then", ["it failed", "Ctrl-C before it was made", "Ctrl-C while the first ran"])
+def test_what_was_mended_while_the_first_job_still_ran_goes_along_to_the_second(write, sim, then):
     write([("one", WAITS + FOUR[0][1]), *FOUR[1:3]])
-    sim.fail = "two" if fails else None
+    sim.fail = "two" if then == "it failed" else None
     process = running(sim)
     mend()
     sim.on_request = lambda record, when: (
-        not fails and record.method == "POST" and record.path.endswith("/jobs/") and process.kill(signal.SIGINT))
-    let_run_on(sim)
-    assert process.end()[0] == (1 if fails else 130)
-    assert bool(list(Path().glob("*@two@*.job"))) == fails
+        "before" in then and record.method == "POST" and record.path.endswith("/jobs/") and process.kill(signal.SIGINT))
+    if "while" in then:
+        process.kill(signal.SIGINT)
+    else:
+        let_run_on(sim)
+    assert process.end()[0] == (1 if sim.fail else 130)
+    assert bool(list(Path().glob("*@two@*.job"))) == bool(sim.fail)
     sim.fail = sim.on_request = None
-    assert run("--repeat")[0] == 0
+    again = start("--repeat")
+    wait_until(lambda: "changed since: a.inp" in again.printed(), 20)
+    let_run_on(sim)
+    assert again.end()[::2] == (0, "")
     assert left() == "one old 1 two new 2 three new 2"
-    assert of(sim) == ["one", *["two"] * (1 + fails), "three"]
+    assert of(sim) == ["one", *["two"] * (1 + (then == "it failed")), "three"]
 
 
 def test_a_mended_file_wins_over_the_job_before_and_what_a_link_leaves_over_the_folder(chain, sim):
