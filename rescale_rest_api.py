@@ -2338,6 +2338,15 @@ class _Screen(logging.Handler):
             stream.write(text.encode(encoding, "replace").decode(encoding))
             stream.flush()
 
+    def close(self) -> None:
+        """At the end of the script: what could not be printed must not become its exit status."""
+        for name in ("stdout", "stderr"):
+            try:
+                getattr(sys, name).flush()
+            except (OSError, ValueError, AttributeError):
+                setattr(sys, name, None)
+        super().close()
+
 
 def _log_file(chain_name: str) -> logging.FileHandler:
     """A chain's log, each line with the local time; locked as long as it is open, so that its chain is at work."""
