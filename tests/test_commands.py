@@ -8,8 +8,6 @@
 | the table: a word for each outcome, times, core-hours, cost, ?, lined up; it does not wait long | the_table |
 """
 
-from __future__ import annotations
-
 import os
 import re
 import signal

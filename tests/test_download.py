@@ -9,8 +9,6 @@
 - no path leaves the folder; a name that this system cannot have, or that is taken, is changed and told
 """
 
-from __future__ import annotations
-
 import os
 import re
 import threading

@@ -1,7 +1,5 @@
 """The cantilever in tests/example_abaqus, with CalculiX in place of Abaqus; and the recipes for what success is."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import shlex

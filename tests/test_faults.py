@@ -14,8 +14,6 @@ A stored file                   comes as it is stored, however it is labelled, a
 Proxies and certificates that do not work: test_token.py
 """
 
-from __future__ import annotations
-
 import functools
 import gzip
 import itertools

@@ -13,8 +13,6 @@
 | all the same in work/shared | shared |
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

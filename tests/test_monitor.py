@@ -12,8 +12,6 @@
 | outages (test_three_days.py) and answers that are not the platform's end nothing, its refusals do | the last ones |
 """
 
-from __future__ import annotations
-
 import contextlib
 import pickle
 import time

@@ -7,8 +7,6 @@ both halves have the same sections, commands, words in code, and as many promise
 every sentence of section 9 has its tests; numbers, settings, options and files are those of the code
 """
 
-from __future__ import annotations
-
 import ast
 import os
 import re

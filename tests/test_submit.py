@@ -9,8 +9,6 @@ Two processes at one link     start one job, wherever the second one comes in
 Names and ids                 that can be none are refused before anything is sent or written
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math

@@ -9,8 +9,6 @@
 | its memory does not grow | memory |
 """
 
-from __future__ import annotations
-
 import gc
 import random
 import time
