@@ -46,10 +46,10 @@ import in_memory  # noqa: E402
 import rescale_rest_api as rescale  # noqa: E402
 
 MB = 1 << 20  # bytes
-SPAWN = multiprocessing.get_context("spawn")  # a fork would start with the memory of this process
+# Forked from a process that has imported all and done nothing: this one has the memory of what it has done.
+FORKS = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
 TOKEN = f"Token {'0123456789abcdef' * 2}"
 MEMORY = 64  # MB that a run may take at most, Python and its packages included
-LEVELS = (1, rescale.LEVEL, 9)  # of compression: the fastest, the library's, the smallest
 LINE = 25_000_000  # bytes per second and connection, what an office's line to another continent gives
 SMALL = 10_000  # bytes of a small file
 PHASES = (0.1, 0.45, 0.8)  # how far into a polling step the jobs of the chain end
@@ -60,23 +60,23 @@ class Size(NamedTuple):
 
     runs: int
     inputs: tuple[int, int, int]  # bytes of the text mesh deck, bytes of the binary field, small files
-    part: int  # divisor of these three, where packing is slow
     large: int  # bytes of a file to send and to fetch on a fast line
     limited: int  # bytes of one to fetch on a limited line
     upload: int  # bytes of one to send on a limited line, and to send again
     step: float  # seconds between two looks at a job's status
+    interval: float  # and at its files
 
 
-FULL = Size(3, (150_000_000, 100_000_000, 200), 10, 1024 * MB, 400_000_000, 400_000_000, rescale.STATUS_INTERVAL)
-QUICK = Size(1, (3_000_000, 2_000_000, 20), 4, 80 * MB, 30_000_000, 80_000_000, 0.5)
+FULL = Size(3, (150_000_000, 100_000_000, 200), 1024 * MB, 400_000_000, 400_000_000, rescale.STATUS_INTERVAL,
+            rescale.FILES_INTERVAL)
+QUICK = Size(1, (3_000_000, 2_000_000, 20), 80 * MB, 10_000_000, 70_000_000, 0.5, 0.1)
 
 
 class Figure(NamedTuple):
-    """What one run took and gave."""
+    """What one run took."""
 
     seconds: float
     memory: float  # MB at most; nan where that cannot be told
-    result: Any
 
 
 class Row(NamedTuple):
@@ -96,7 +96,7 @@ class Row(NamedTuple):
 def run(function: Callable[..., Any], *arguments: Any) -> Figure:
     """Call a function in a new process, once what others have written is on the disk."""
     os.sync()
-    with SPAWN.Pool(1) as pool:
+    with FORKS.Pool(1) as pool:
         return pool.apply(measured, (function, arguments))
 
 
@@ -104,11 +104,11 @@ def measured(function: Callable[..., Any], arguments: tuple) -> Figure:
     """Call a function without its output, and measure this process."""
     with contextlib.redirect_stdout(io.StringIO()):
         began = time.perf_counter()
-        result = function(*arguments)
+        function(*arguments)
         took = time.perf_counter() - began
     status = Path("/proc/self/status")  # of Linux; its ru_maxrss would be the parent's
     peak = re.search(r"VmHWM:\s+(\d+)", status.read_text() if status.exists() else "")
-    return Figure(took, int(peak[1]) / 1024 if peak else math.nan, result)
+    return Figure(took, int(peak[1]) / 1024 if peak else math.nan)
 
 
 def in_turns(runs: int, *tasks: tuple) -> list[list[Figure]]:
@@ -232,9 +232,9 @@ def serving(content: Path, rate: int = 0) -> Iterator[str]:
     answers = in_memory.Platform().answers
     answers[f"jobs/{in_memory.JOB_ID}/files/"]["results"][0].update(
         decryptedSize=content.stat().st_size, fileChecksums=sums)
-    here, there = SPAWN.Pipe()
+    here, there = FORKS.Pipe()
     settings = {"content": content, "answers": answers, "rate": rate}
-    process = SPAWN.Process(target=serve, args=(there, settings), daemon=True)
+    process = FORKS.Process(target=serve, args=(there, settings), daemon=True)
     process.start()
     try:
         yield f"http://127.0.0.1:{here.recv()}"
@@ -258,23 +258,21 @@ def sample() -> tuple[bytes, bytes]:
     return f"*NODE\n{nodes}*ELEMENT, TYPE=C3D4\n{elements}".encode(), field.tobytes()
 
 
-def make_inputs(folder: Path, inputs: tuple[int, int, int], part: int = 1) -> Path:
+def make_inputs(folder: Path, inputs: tuple[int, int, int]) -> None:
     """Write a working folder as CAE has it: a text mesh deck, a binary field, small files, an empty one."""
     folder.mkdir()
     for name, content, size in zip(("mesh.inp", "field.bin"), sample(), inputs):
         with (folder / name).open("wb") as file:
-            for start in range(0, size // part, len(content)):
-                file.write(content[: size // part - start])
-    for number in range(inputs[2] // part):
+            for start in range(0, size, len(content)):
+                file.write(content[: size - start])
+    for number in range(inputs[2]):
         (folder / f"material{number:03}.inp").write_bytes(sample()[0][number * SMALL : (number + 1) * SMALL])
     (folder / "empty.inp").touch()
-    return folder
 
 
-def pack(inputs: Path, archive: Path, level: int = rescale.LEVEL) -> int:
-    """What the library does; the archive's size."""
-    rescale.LEVEL = level
-    return rescale.create_tar_gz(inputs, str(archive)).stat().st_size
+def pack(inputs: Path, archive: Path) -> None:
+    """What the library does."""
+    rescale.create_tar_gz(inputs, str(archive))
 
 
 def pack_with_pigz(inputs: Path, archive: Path) -> None:
@@ -297,17 +295,14 @@ def pigz_row(what: str, size: Size, inputs: Path, archive: Path) -> Iterator[Row
 
 def archive_rows(folder: Path, size: Size) -> Iterator[Row]:
     """Row 1: create_tar_gz."""
-    inputs, part = make_inputs(folder / "inputs", size.inputs), make_inputs(folder / "part", size.inputs, size.part)
-    archive, random_bytes = folder / rescale.ARCHIVE, folder / "random"
+    inputs, archive, random_bytes = folder / "inputs", folder / rescale.ARCHIVE, folder / "random"
+    make_inputs(inputs, size.inputs)
     random_bytes.mkdir()
     noise(random_bytes / "results.odb", size.inputs[0])
     total = sum(path.stat().st_size for path in inputs.iterdir()) / 1e6
     yield from pigz_row(f"1 create_tar_gz, {total:.0f} MB, level {rescale.LEVEL}", size, inputs, archive)
     yield from pigz_row(f"    {size.inputs[0] / 1e6:.0f} MB that do not compress", size, random_bytes, archive)
     subprocess.run(["tar", "-tzf", archive], check=True, stdout=subprocess.DEVNULL)
-    levels = in_turns(size.runs, *((pack, part, archive, level) for level in LEVELS))
-    fast, mine, small = (f"{median(one)} {one[0].result / MB:.2f} MB" for one in levels)
-    yield Row(f"    level {LEVELS[1]}, beside {LEVELS[0]} and {LEVELS[2]}", mine, f"{fast}; {small}")
 
 
 # 2. Upload
@@ -346,7 +341,7 @@ def again_rows(folder: Path, path: Path, size: Size) -> Iterator[Row]:
     from rescale_simulator import Simulator  # not above: every run would import its Flask
 
     with Simulator(folder / "uploads", token=TOKEN[6:], speed=0, upload_rate=LINE) as sim:
-        first = SPAWN.Process(target=measured, args=(upload, (sim.url, path)), daemon=True)
+        first = FORKS.Process(target=measured, args=(upload, (sim.url, path)), daemon=True)
         first.start()
         deadline = time.monotonic() + 120
         while (before := arrived(sim)) < 0.6 * size.upload and time.monotonic() < deadline:
@@ -376,7 +371,7 @@ def arrived(sim: Any) -> int:
 # 3. Download
 
 
-def download(url: str, folder: Path, interval: float = rescale.FILES_INTERVAL) -> None:
+def download(url: str, folder: Path, interval: float) -> None:
     """What the library does, the looks at the job included, with so long a pause between those at its files."""
     rescale.FILES_INTERVAL = interval
     with tempfile.TemporaryDirectory(dir=folder) as here:
@@ -400,15 +395,12 @@ def download_plainly(url: str, folder: Path) -> None:
 def download_rows(folder: Path, large: Path, size: Size) -> Iterator[Row]:
     """Row 3: job_download, where it takes the line's and the processor's time."""
     with serving(large) as url:
-        ours, plain, at_once = in_turns(
-            size.runs, (download, url, folder), (download_plainly, url, folder), (download, url, folder, 0),
-        )
+        ours, plain = in_turns(size.runs, (download, url, folder, size.interval), (download_plainly, url, folder))
     yield beside(f"3 job_download, {size.large // MB} MB, fast line", ours, plain, "one stream with SHA-512", 1.3)
-    yield beside(f"    without the {rescale.FILES_INTERVAL} s between two looks", at_once, plain, "the same")
     yield memory(ours)
     limited = noise(folder / "limited", size.limited)
     with serving(limited, LINE) as url:
-        ours, plain = in_turns(size.runs, (download, url, folder), (download_plainly, url, folder))
+        ours, plain = in_turns(size.runs, (download, url, folder, size.interval), (download_plainly, url, folder))
     what = f"    {size.limited / 1e6:.0f} MB, {LINE / 1e6:.0f} MB/s per connection"
     yield beside(what, ours, plain, "one stream with SHA-512", 1 / 4)
 
