@@ -48,6 +48,7 @@ import rescale_rest_api as rescale  # noqa: E402
 MB = 1 << 20  # bytes
 # Forked from a process that has imported all and done nothing: this one has the memory of what it has done.
 FORKS = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+FORKS.set_forkserver_preload(["multiprocessing.pool", "requests", "requests_toolbelt"])
 TOKEN = f"Token {'0123456789abcdef' * 2}"
 MEMORY = 64  # MB that a run may take at most, Python and its packages included
 LINE = 25_000_000  # bytes per second and connection, what an office's line to another continent gives
@@ -408,14 +409,14 @@ def download_rows(folder: Path, large: Path, size: Size) -> Iterator[Row]:
 # 4. Waiting
 
 
-def chain(url: str, token: str, folder: Path, step: float) -> None:
+def chain(url: str, token: str, folder: Path, step: float, interval: float) -> None:
     """Let main.py run three jobs that end at different times of a polling step."""
     os.environ.update(RESCALE_API_URL=url, RESCALE_API_KEY=token, RESCALE_REHEARSAL=url)
     os.chdir(folder)
     batches = [(f"job{number}", f"sleep {phase * step}\n") for number, phase in enumerate(PHASES, 1)]
     script = (TESTS.parent / "main.py").read_text("utf-8").replace('"tests/example"', repr(str(TESTS / "example")))
     Path("main.py").write_text(re.sub(r"(?ms)^batches = .*?^\]", lambda _: f"batches = {batches}", script), "utf-8")
-    rescale.STATUS_INTERVAL, sys.argv[:] = step, ["main.py"]
+    rescale.STATUS_INTERVAL, rescale.FILES_INTERVAL, sys.argv[:] = step, interval, ["main.py"]
     try:
         runpy.run_path("main.py", run_name="__main__")
     except SystemExit as end:
@@ -431,13 +432,13 @@ def chain_row(folder: Path, size: Size) -> Row:
     took, waits = {}, []
     with Simulator(folder / "platform", speed=0) as sim:
         sim.on_request = lambda record, when: took.update({id(record): time.time() - record.time})
-        run(chain, sim.url, sim.token, folder, size.step)
+        run(chain, sim.url, sim.token, folder, size.step, size.interval)
         submits = [record.time for record in sim.requests if record.path.endswith("/submit/")]
         contents = [record.time for record in sim.requests if record.path.endswith("/contents/")]
         for job, then in zip(sim.jobs.values(), [*submits[1:], contents[-1]]):
             own = sum(took[id(record)] for record in sim.requests if job.ended < record.time < then)
             waits.append(then - job.ended - own)
-        limit = size.step + 2 * rescale.FILES_INTERVAL  # the looks of job_monitor, and of what takes the files
+        limit = size.step + 2 * size.interval  # the looks of job_monitor, and of what takes the files
         return Row("4 from job to job, at most", seconds(max(waits)), f"{len(sim.requests)} requests in all", "",
                    f"<= {limit:.0f} s", max(waits) <= limit)
 
