@@ -118,8 +118,6 @@ def place(tmp_path, clock, monkeypatch):
     """A folder for the examples, beside which nothing may appear, and a clock for few looks and no real waits."""
     set_hypothesis_home_dir(tmp_path / "hypothesis")
     monkeypatch.setattr(clock, "sleep", lambda seconds: setattr(clock, "now", clock.now + 20 * seconds))
-    for name in set(os.environ) - {"HOME", "PATH", "PYTEST_CURRENT_TEST"}:
-        monkeypatch.delenv(name)  # requests looks through all of them for each request
 
 
 def run(call, path="", answer=None, times=math.inf):
