@@ -190,7 +190,7 @@ def test_a_page_that_was_promised_and_is_not_there_ends_the_list(end):
     honest.answers = HONEST
     pages = {"1": first, "2": end, "3": first}
     connect(lambda request: pages[request.url[-1]] if OUTPUTS in request.url else honest(request))
-    assert rescale.file_previous_job(*ACCESS, "abCdEf")[0]["decompress"]
+    assert in_memory.call("file_previous_job")[0]["decompress"]
 
 
 @pytest.mark.parametrize("body", [
