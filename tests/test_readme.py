@@ -20,6 +20,7 @@ import pytest
 import rescale_rest_api as rescale
 import test_example_abaqus
 from conftest import TESTS
+from two_jobs import run
 
 ROOT = TESTS.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -211,8 +212,7 @@ def test_settings_options_and_files_are_those_that_exist():
     assert sorted(re.findall(r"\w+", listed)) == sorted(edited)
     offered = {""}
     for script in ("main.py", "rescale_rest_api.py", "tests/rescale_simulator.py", "tests/test_contract.py"):
-        told = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, timeout=60)
-        offered |= set(re.findall(r"--[a-z-]+", told.stdout))
+        offered |= set(re.findall(r"--[a-z-]+", run("--help", script=str(ROOT / script))[1]))
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= offered
     named = re.findall(r"(?<![\w.])(tests/[\w./-]*\w|\.ci/run|requirements\.txt|\w+_api\.py)", README)
     assert [name for name in named if not (ROOT / name).exists()] == []
