@@ -35,12 +35,15 @@ class Job(Transport):
     def __init__(self, clock) -> None:
         super().__init__(self.answer)
         self.clock, self.random, self.platform = clock, random.Random(20261122), Platform()
+        self.prepared: dict[str, requests.PreparedRequest] = {}  # by url
         self.asked = [0] * 15  # requests in each hour
         self.memory: list[int] = []  # bytes in use at 4 h and at 7 h: looked at no longer, for it takes its time
 
     def request(self, method, url, **_):
         """Stand in for requests.Session, which takes too long for 10 000 requests."""
-        return self.send(requests.Request(method, url).prepare())
+        if url not in self.prepared:
+            self.prepared[url] = requests.Request(method, url).prepare()
+        return self.send(self.prepared[url])
 
     def answer(self, request):
         now = self.clock.now
