@@ -26,7 +26,7 @@ import pytest
 import requests
 
 import rescale_rest_api as rescale
-from conftest import RIGHT_VALUES, wait_until
+from conftest import RIGHT_VALUES, a_program, wait_until
 from rescale_simulator import Simulator
 from test_contract import tar_gz
 
@@ -34,7 +34,7 @@ BASH, DASH = shutil.which("bash"), shutil.which("dash") or shutil.which("sh")
 SHELLS = {"bash": [BASH], "posix": [BASH, "--posix"], "dash": [DASH]}
 EVERYWHERE = [f"{shell} {style}" for shell in SHELLS for style in ("file", "-c", "stdin")]
 TWO = ["bash file", "dash stdin"]  # for what hardly depends on it
-SLEEP = f'#!/bin/sh\necho "$@" >> "$HOME/slept"\n[ "$1" = 1 ] && set -- 0.05\nexec {shutil.which("sleep")} "$@"\n'
+SLEEP = f'echo "$@" >> "$HOME/slept"\n[ "$1" = 1 ] && set -- 0.05\nexec {shutil.which("sleep")} "$@"'
 
 GIVEN, ONE = {"rod.inp": b"input\n"}, {"a": b"1\n"}
 SUCCESS, FAILURE = {"rescale.tar.gz"}, {"rescale_failed.tar.gz", "process_output.log"}
@@ -59,8 +59,7 @@ def platforms(tmp_path_factory):
             shell, style = way.split()
             sim = platforms[way] = stack.enter_context(Simulator(
                 tmp_path_factory.mktemp("sim"), speed=0, shell=SHELLS[shell], shell_style=style))
-            (sim.stand_ins / "sleep").write_text(SLEEP)
-            (sim.stand_ins / "sleep").chmod(0o755)
+            a_program(sim.stand_ins / "sleep", SLEEP)
         yield platforms
 
 
@@ -260,19 +259,16 @@ def test_links_are_packed_as_what_they_point_to_and_nothing_outside_is_touched_b
 
 # Where the packing cannot be done, or something still writes: nothing is deleted, nothing is called a result
 
-NEEDED = "cat cksum cp date find grep gzip mkdir mv readlink rm rmdir sed sh tail tar touch xargs"
-
-
 def programs(folder, **instead):
     """A search path with nothing but what is needed, and scripts in the place of some, or None."""
     folder.mkdir()
-    for name in NEEDED.split():
+    needed = "cat cksum cp date find grep gzip mkdir mv readlink rm rmdir sed sh tail tar touch xargs"
+    for name in needed.split():
         (folder / name).symlink_to(shutil.which(name))
     for name, script in {"sleep": SLEEP, **instead}.items():
         (folder / name).unlink(missing_ok=True)
         if script:
-            (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-            (folder / name).chmod(0o755)
+            a_program(folder / name, script)
     return str(folder)
 
 
@@ -308,7 +304,8 @@ def test_where_even_the_command_finds_no_room_nothing_counts_as_done(run):
     assert all(one.status > 0 and not one.names & {"rescale.tar.gz", "a"} for one in left.values())
 
 
-@pytest.mark.parametrize("script", ["echo 2 >> a", "echo 2 > new", "mv ../late late", "touch -d '-9 hours' a"])
+@pytest.mark.parametrize("script", [
+    "echo 2 >> a", "mkdir sub; echo 2 > sub/new", "mv ../late late", "touch -d '-9 hours' a"])
 def test_when_a_file_is_changed_while_it_is_packed_nothing_is_deleted_and_it_is_named(script, run, tmp_path):
     path = programs(tmp_path / "bin", gzip=f'[ "$1" = -t ] || {{ {script}; }}\nexec {shutil.which("gzip")} "$@"')
     left = run("echo 1 > a; echo 1 > ../late; touch -d '-9 hours' ../late", TWO, path=path)

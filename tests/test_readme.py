@@ -19,7 +19,7 @@ import pytest
 
 import rescale_rest_api as rescale
 import test_example_abaqus
-from conftest import TESTS
+from conftest import TESTS, a_program
 from two_jobs import run
 
 ROOT = TESTS.parent
@@ -59,10 +59,8 @@ class Terminal:
         library = clone / "rescale_rest_api.py"  # its steps of some seconds made short
         text = re.sub(r"(?m)^(\w+_INTERVAL = )\d{1,2}\b", r"\g<1>0.05", library.read_text(encoding="utf-8"))
         library.write_text(text, encoding="utf-8")
-        programs.mkdir()
         for name, script in PROGRAMS.items():
-            (programs / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-            (programs / name).chmod(0o755)
+            a_program(programs / name, script)
         self.path = f"{programs}{os.pathsep}{os.environ['PATH']}"
 
     def type(self, block: str, status: int = 0, **variables: str) -> str:
