@@ -11,8 +11,6 @@
 | nothing to pack, and what cannot be packed whole, is named; an older archive stays (a kill: test_kill.py) | the last |
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import random

@@ -8,8 +8,6 @@ The settings of a hostile job           can be pasted without harm
 An error of any length and depth        is told in a screenful
 """
 
-from __future__ import annotations
-
 import ast
 import collections
 import contextlib
@@ -28,13 +26,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
+import in_memory
 import rescale_rest_api as rescale
-from in_memory import JOB_ID, KEY, PLATFORM, SUCCESS, TOKEN, Platform, a_file, a_list, connect, history
+from in_memory import CALLS, JOB_ID, KEY, PLATFORM, SUCCESS, Platform, a_file, a_list, connect, history, leaks
 
 ARCHIVE, OUTPUT, LOG = os.urandom(3000), b"1 2 3\n" * 100, b"[2026-01-02T03:04:05Z]: Exited with code 0\n"
 FILES = {"arChiv": ("rescale.tar.gz", ARCHIVE), "ouTput": ("sub/x.dat", OUTPUT), "loGloG": ("process_output.log", LOG)}
-ACCESS = (PLATFORM, TOKEN)
-SETTINGS = ("user_included", "0", {}, "emerald", 1, 1, 1, "xDdRk")
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "20"))  # more of them for a night of hunting
 JOB = {"id": JOB_ID, "name": "job", "projectId": "xDdRk", "jobanalyses": [{
     "analysis": {"code": code, "version": "2022"}, "command": f"{rescale.OURS}true", "envVars": {"LICENSE": "1@host"},
@@ -51,11 +48,6 @@ HONEST = {  # what an honest platform answers
     "coretypes/": a_list({"code": "emerald", "cores": [1, 2, 4], "isActive": True}),
     "users/me/projects/": a_list({"id": "xDdRk", "name": "Crash"}),
     **{f"files/{file_id}/contents/": content for file_id, (_, content) in FILES.items()},
-}
-CALLS = {
-    "upload_local_files": ["../rescale.tar.gz"], "job_setup": ["job", "true", *SETTINGS, []], "job_monitor": [JOB_ID],
-    "job_submit": ["job", JOB_ID], "job_download": ["job", JOB_ID], "file_previous_job": [JOB_ID],
-    "job_settings": [JOB_ID], "check_settings": SETTINGS, "job_stop": [JOB_ID], "chain_overview": [{"job": JOB_ID}],
 }
 
 TEXTS = [  # what is put into the place of honest values
@@ -126,8 +118,6 @@ def place(tmp_path, clock, monkeypatch):
     """A folder for the examples, beside which nothing may appear, and a clock for few looks and no real waits."""
     set_hypothesis_home_dir(tmp_path / "hypothesis")
     monkeypatch.setattr(clock, "sleep", lambda seconds: setattr(clock, "now", clock.now + 20 * seconds))
-    for name in set(os.environ) - {"HOME", "PATH", "PYTEST_CURRENT_TEST"}:
-        monkeypatch.delenv(name)  # requests looks through all of them for each request
 
 
 def run(call, path="", answer=None, times=math.inf):
@@ -141,13 +131,13 @@ def run(call, path="", answer=None, times=math.inf):
     os.chdir(here)
     try:
         with contextlib.redirect_stdout(screen):
-            result = getattr(rescale, call)(*ACCESS, *CALLS[call])
+            result = in_memory.call(call)
     except rescale.RescaleError as error:
         told = f"{error}{error!r}"
     os.chdir(before)
     text = screen.getvalue()
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text + told)
-    assert KEY not in text + told
+    assert not leaks(text + told)
     left = {path.relative_to(around).as_posix() for path in around.rglob("*") if not path.is_dir()}
     known = r"a/here/(job/.*|job\.(job|desktop|url))|a/(\.rescale\.tar\.gz\.uploaded|rescale\.tar\.gz)"
     assert all(re.fullmatch(known, name, re.DOTALL) for name in left), left
@@ -200,7 +190,7 @@ def test_a_page_that_was_promised_and_is_not_there_ends_the_list(end):
     honest.answers = HONEST
     pages = {"1": first, "2": end, "3": first}
     connect(lambda request: pages[request.url[-1]] if OUTPUTS in request.url else honest(request))
-    assert rescale.file_previous_job(*ACCESS, "abCdEf")[0]["decompress"]
+    assert in_memory.call("file_previous_job")[0]["decompress"]
 
 
 @pytest.mark.parametrize("body", [
@@ -210,5 +200,5 @@ def test_a_page_that_was_promised_and_is_not_there_ends_the_list(end):
 def test_an_error_of_any_length_and_depth_is_told_in_a_screenful(body):
     connect(lambda request: (400, body))
     with pytest.raises(rescale.RescaleError) as raised:
-        rescale.job_stop(*ACCESS, "abCdEf")
+        in_memory.call("job_stop")
     assert len(str(raised.value)) < 3000

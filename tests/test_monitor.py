@@ -7,23 +7,20 @@
 | each line of the log once, `...` where some were missed, no echo of the command | new_once, lines |
 | a log that cannot be read is waited for; the one in shared/ is looked for, too | look, web_page |
 | a job of ours has succeeded if its archive is all it left; else the platform's word decides | VERDICTS, HISTORIES |
-| inputs are no outputs; a list that grows is waited for; half an archive is no success | INPUTS, LAGS, half |
+| inputs are no outputs; a list that grows is waited for; half an archive is no success | INPUTS, still_grows, half |
 | a failure tells reason, code, last lines, and what they mean where that is sure | failure, stopped, pickling, LINES |
 | outages (test_three_days.py) and answers that are not the platform's end nothing, its refusals do | the last ones |
 """
 
-from __future__ import annotations
-
 import contextlib
 import pickle
-import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rescale_rest_api as rescale
-from in_memory import JOB_ID, PLATFORM, TOKEN, Platform, a_list, connect, history
+from in_memory import HTML, JOB_ID, PLATFORM, TOKEN, Platform, a_list, connect, history
 from rescale_simulator import Fault, Run
 
 LOG = "process_output.log"
@@ -230,21 +227,6 @@ def test_an_outage_does_not_use_up_the_time_in_which_the_outputs_are_listed(sim,
     rescale.job_monitor(*access, job_id)
 
 
-def test_a_failed_job_whose_log_is_out_of_reach_has_failed_all_the_same(sim, access, clock, ended_job):
-    sim.faults.append(Fault("500", path="/contents/", times=999))
-    job_id = ended_job({LOG: b"x", "rescale_failed.tar.gz": b"x"}, ("Completed", "A run failed"))
-    with pytest.raises(rescale.JobFailed, match="A run failed"):
-        rescale.job_monitor(*access, job_id)
-
-
-def test_of_a_line_that_is_cut_nothing_is_shown_for_it_may_be_half_a_key(sim, access, ended_job):
-    log = f"key {sim.token}\n".encode() + b"y" * (rescale.LOG_TAIL - 20)
-    job_id = ended_job({LOG: log, "rescale_failed.tar.gz": b"x"}, ("Completed", "A run failed"))
-    with pytest.raises(rescale.JobFailed) as error:
-        rescale.job_monitor(*access, job_id)
-    assert ("yyy" in str(error.value), sim.token[-9:] in str(error.value)) == (True, False)
-
-
 CLOSINGS = {  # what the log ends with; before: a phrase that only a program has printed
     "none": None,
     "0": f"{STAMP}Exited with code 0\n{STAMP}\n",
@@ -313,11 +295,10 @@ def test_an_input_is_no_output_and_only_an_archive_is_known_by_its_sum(case, acc
     assert verdict(job.id, patience=10) == expected
 
 
-LAGS = [{"listing_lag": 4}, {"upload_lag": 4}, {"size_lag": 4}, {"listing_lag": 2, "size_lag": 4}, {"listing_lag": 50}]
-
-
 @pytest.mark.parametrize("made_by", ["job_setup", "web page"])
-@pytest.mark.parametrize("lag", LAGS, ids=str)
+@pytest.mark.parametrize("lag", [
+    {"listing_lag": 4}, {"upload_lag": 4}, {"size_lag": 4}, {"listing_lag": 2, "size_lag": 4}, {"listing_lag": 50},
+], ids=str)
 def test_a_list_that_still_grows_is_waited_for(lag, made_by, clock, sim, ended, verdict):
     vars(sim).update(lag)
     left = {"rescale.tar.gz": b"1"} if made_by == "job_setup" else {"a": b"", LOG: CLOSINGS["0"].encode(), "z": b""}
@@ -420,14 +401,6 @@ def test_each_meaning_has_a_line_and_a_reason_has_one_too(ended, watch):
     assert "No machine" in str(watch(job_id)[1])
 
 
-@pytest.fixture
-def idle(clock, monkeypatch):
-    """A clock for waits of hours that take no time at all, where nothing else happens meanwhile."""
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    return clock
-
-
-HTML = {"Content-Type": "text/html"}
 ODD_ANSWERS = {
     **{f"HTML with {status}": (status, b"<html>Sign in</html>", HTML) for status in (302, 400, 401, 403, 404, 405)},
     "404 with nothing": (404, b"", {"Content-Type": "text/plain"}), "no list": (200, {"detail": "maintenance"}),
@@ -466,12 +439,13 @@ def test_the_platforms_own_refusal_ends_a_monitor_and_is_no_failure_of_the_job(i
     assert (error.type, idle.now < 30) == (rescale.RescaleError, True)
 
 
-@pytest.mark.parametrize(("outage", "reason", "code", "told"), [
-    (300, None, 0, None), (300, GOOD, 3, rescale.JobFailed), (10**9, None, 0, rescale.RescaleError),
-    (10**9, GOOD, 3, rescale.RescaleError)])
-def test_what_only_the_log_tells_is_told_after_an_outage_or_not_at_all(outage, reason, code, told, idle):
+@pytest.mark.parametrize(("outage", "made_here", "reason", "code", "told"), [
+    (300, False, None, 0, None), (300, False, GOOD, 3, rescale.JobFailed), (10**9, True, BAD, 3, rescale.JobFailed),
+    (10**9, False, None, 0, rescale.RescaleError), (10**9, False, GOOD, 3, rescale.RescaleError)])
+def test_what_only_the_log_tells_is_told_after_an_outage_or_not_at_all(outage, made_here, reason, code, told, idle):
+    """A job of ours has failed all the same."""
     log = f"{STAMP}Exited with code {code}\n".encode()
-    platform = Platform([("Executing", None), ("Completed", reason)], {"lo": (LOG, log)}, made_here=False)
+    platform = Platform([("Executing", None), ("Completed", reason)], {"lo": (LOG, log)}, made_here)
     connect(lambda request: (503, b"") if "/contents/" in request.url and idle.now < outage else platform(request))
     with pytest.raises(told) if told else contextlib.nullcontext() as error:
         rescale.job_monitor(PLATFORM, TOKEN, JOB_ID)

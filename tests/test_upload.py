@@ -11,8 +11,6 @@
 | a file that changes while it is sent is an error; Ctrl-C ends all connections at once | changes, ctrl_c |
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random
