@@ -22,7 +22,6 @@ import itertools
 import os
 import re
 import time
-from email.utils import formatdate
 from pathlib import Path
 from unittest import mock
 
@@ -134,23 +133,28 @@ def steps(values):
     return [after - before for before, after in zip(values, values[1:])]
 
 
-@pytest.mark.parametrize("ahead", [None, 0, 7200, -7200], ids=[
-    "in seconds", "as a date", "as a date, its clock 2 h ahead", "as a date, its clock 2 h behind"])
-def test_a_request_is_repeated_when_the_platform_asks_for_it(ahead, idle, capsys):
-    asked_at = []
+NOW = "Fri, 02 Jan 2026 03:04:05 GMT"
+WAITS = [(429, {"detail": "Wait."}, {"Retry-After": value, "Date": NOW})
+         for value in ("2400", "5", "Fri, 02 Jan 2026 03:09:05 GMT")]
+NO_JSON = [b"", b"\xff\xfe", b"[" * 100_000, b"<html>", b'{"id": "a']
+
+
+@pytest.mark.parametrize("passing", [
+    [*WAITS, (503, b""), (408, {"detail": "Too slow."}), (503, b"")], *([(201, body)] for body in NO_JSON),
+], ids=["waits and faults", *(repr(body[:9]) for body in NO_JSON)])
+def test_waits_are_kept_and_cost_no_patience_and_a_fault_after_a_long_transfer_hardly_any(passing, idle, capsys):
+    asked_at, answers = [], iter([*passing, (201, {"id": JOB_ID})])
 
     def answer(request):
         asked_at.append(idle.now)
-        if len(asked_at) > 3:
-            return 201, {"id": JOB_ID}
-        seconds, its_time = (5, 300, 1500)[len(asked_at) - 1], int(time.time() + idle.now + (ahead or 0))
-        value = str(seconds) if ahead is None else formatdate(its_time + seconds, usegmt=True)
-        return 429, {"detail": "throttled"}, {"Retry-After": value, "Date": formatdate(its_time, usegmt=True)}
+        idle.now += 500  # as an upload takes
+        return next(answers)
 
     connect(answer)
-    set_up()
-    assert steps(asked_at) == [5, 300, 1500]
-    assert re.search(r"platform\.example.*429", capsys.readouterr().out)
+    assert set_up() == JOB_ID
+    if passing[0] == WAITS[0]:
+        assert steps(asked_at)[:3] == [500 + 2400, 500 + 5, 500 + 300]
+        assert re.search(r"platform\.example.*429.*Wait\..*40 min", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("value", "seconds"), [
@@ -159,7 +163,7 @@ def test_a_request_is_repeated_when_the_platform_asks_for_it(ahead, idle, capsys
     ("Fri, 02 Jan 2026 03:04:15 -0000", 0),
 ], ids=lambda value: str(value)[:32])
 def test_a_retry_after_that_means_nothing_is_ignored_and_a_huge_one_cut(value, seconds):
-    assert rescale._retry_after({"Retry-After": value, "Date": "Fri, 02 Jan 2026 03:04:05 GMT"}) == seconds
+    assert rescale._retry_after({"Retry-After": value, "Date": NOW}) == seconds
     assert rescale._retry_after({"Retry-After": value}) == (seconds if value.isdigit() else 0)
 
 
@@ -191,25 +195,6 @@ def test_an_outage_is_told_when_it_begins_now_and_then_and_when_it_is_over(secon
     assert not told or ("503" in told[0] and "503" not in told[-1])
 
 
-def test_a_wait_that_the_platform_asks_for_leaves_the_patience_for_faults_as_it_is(idle, capsys):
-    passing = (429, {"detail": "Wait."}, {"Retry-After": "2400"}), (503, b""), (408, {"detail": "Too slow."})
-    answers = iter([*passing, (201, {"id": JOB_ID})])
-    connect(lambda request: next(answers))
-    assert set_up() == JOB_ID
-    assert re.search(r"429.*Wait\..*40 min", capsys.readouterr().out)
-
-
-def test_a_long_transfer_that_breaks_costs_no_more_patience_than_a_request_that_times_out(idle):
-    answers = iter([*[(503, b"")] * 3, (201, {"id": JOB_ID})])
-
-    def answer(request):
-        idle.now += 500
-        return next(answers)
-
-    connect(answer)
-    assert set_up() == JOB_ID
-
-
 @pytest.mark.parametrize(("status", "body", "headers"), [
     *((status, {"detail": "No.", "jobanalyses": [{"walltime": ["Long."]}]}, {}) for status in (400, 401, 403, 404)),
     (404, b"Not found.", {"Content-Type": "text/plain", "Content-Encoding": "gzip"}), (403, b"", {"Content-Type": ""}),
@@ -227,13 +212,6 @@ def test_a_refusal_ends_a_call_at_once_but_no_monitor_unless_it_is_the_platforms
     assert error.value.status == (status if own else None)
     assert (": No., jobanalyses: walltime: Long." in str(error.value)) == own
     assert (f"region: is it one of {PLATFORM}" in str(error.value)) == (status == 401)
-
-
-@pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"[" * 100_000, b"<html>", b'{"id": "a'], ids=lambda body: body[:9])
-def test_an_answer_that_is_no_json_is_a_fault_that_may_pass(body, idle):
-    answers = iter([(201, body), (201, {"id": JOB_ID})])
-    connect(lambda request: next(answers))
-    assert set_up() == JOB_ID
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
