@@ -8,10 +8,9 @@ An outage                       is told when it begins, now and then, and when i
 Patience                        is 10 minutes, 1 for a chain's first request, and endless for a monitor
 What the platform refuses       ends a call at once, in its words; what is not its own ends all but a monitor
 An answer that is no JSON       is a fault
-A request that does something   follows no redirect
 A stored file                   comes as it is stored, however it is labelled, and in chunks
 
-Proxies and certificates that do not work: test_token.py
+Redirects, and proxies and certificates that do not work: test_token.py
 """
 
 from __future__ import annotations
@@ -212,16 +211,6 @@ def test_a_refusal_ends_a_call_at_once_but_no_monitor_unless_it_is_the_platforms
     assert error.value.status == (status if own else None)
     assert (": No., jobanalyses: walltime: Long." in str(error.value)) == own
     assert (f"region: is it one of {PLATFORM}" in str(error.value)) == (status == 401)
-
-
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("call", ["upload_local_files", "job_setup", "job_stop"])
-def test_what_does_something_is_never_sent_to_where_a_redirect_leads(call, status, idle):
-    asked = []
-    connect(lambda request: (asked.append(request.url), (status, b"", {"Location": f"{PLATFORM}/elsewhere/"}))[1])
-    with pytest.raises(rescale.RescaleError, match=r"redirected to platform\.example"):
-        CALLS[call]()
-    assert not any("elsewhere" in url for url in asked)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["", "in chunks"])
