@@ -278,9 +278,8 @@ def test_a_server_that_breaks_the_rules_with_the_token_does_not_bring_it_to_ligh
     assert not leaks(story)
 
 
-@pytest.mark.parametrize("padding", [0, *range(rescale.LOG_TAIL - 40, rescale.LOG_TAIL + 10, 10)])
-def test_a_token_in_the_log_of_a_job_is_not_shown_not_even_cut(padding, clock, capsys):
-    log = f"export RESCALE_API_KEY={KEY}{'x' * padding}\nExited with code 3\n".encode()
+def test_a_token_in_the_log_of_a_job_is_not_shown(clock, capsys):
+    log = f"export RESCALE_API_KEY={KEY}\nExited with code 3\n".encode()  # one that is cut: test_monitor.py
     platform = Platform((("Executing", None),), {"aLog": ("process_output.log", log)}, made_here=False)
 
     def answer(request):
@@ -291,9 +290,7 @@ def test_a_token_in_the_log_of_a_job_is_not_shown_not_even_cut(padding, clock, c
 
     connect(answer)
     story = failure(rescale.job_monitor, PLATFORM, TOKEN, JOB_ID) + capsys.readouterr().out
-    assert "Exited with code 3" in story
-    assert "done" in story
-    assert not leaks(story)
+    assert ("Exited with code 3" in story, "done" in story, leaks(story)) == (True, True, False)
 
 
 def test_the_token_is_in_no_file_that_a_chain_leaves_or_sends(sim, access, environment, capsys):
