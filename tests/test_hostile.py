@@ -8,6 +8,8 @@ The settings of a hostile job           can be pasted without harm
 An error of any length and depth        is told in a screenful
 """
 
+from __future__ import annotations
+
 import ast
 import collections
 import contextlib
@@ -26,12 +28,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
-import in_memory
 import rescale_rest_api as rescale
-from in_memory import CALLS, JOB_ID, KEY, PLATFORM, SUCCESS, Platform, a_file, a_list, connect, history, leaks
+from in_memory import JOB_ID, KEY, PLATFORM, SUCCESS, TOKEN, Platform, a_file, a_list, connect, history
 
 ARCHIVE, OUTPUT, LOG = os.urandom(3000), b"1 2 3\n" * 100, b"[2026-01-02T03:04:05Z]: Exited with code 0\n"
 FILES = {"arChiv": ("rescale.tar.gz", ARCHIVE), "ouTput": ("sub/x.dat", OUTPUT), "loGloG": ("process_output.log", LOG)}
+ACCESS = (PLATFORM, TOKEN)
+SETTINGS = ("user_included", "0", {}, "emerald", 1, 1, 1, "xDdRk")
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "20"))  # more of them for a night of hunting
 JOB = {"id": JOB_ID, "name": "job", "projectId": "xDdRk", "jobanalyses": [{
     "analysis": {"code": code, "version": "2022"}, "command": f"{rescale.OURS}true", "envVars": {"LICENSE": "1@host"},
@@ -49,15 +52,20 @@ HONEST = {  # what an honest platform answers
     "users/me/projects/": a_list({"id": "xDdRk", "name": "Crash"}),
     **{f"files/{file_id}/contents/": content for file_id, (_, content) in FILES.items()},
 }
+CALLS = {
+    "upload_local_files": ["../rescale.tar.gz"], "job_setup": ["job", "true", *SETTINGS, []], "job_monitor": [JOB_ID],
+    "job_submit": ["job", JOB_ID], "job_download": ["job", JOB_ID], "file_previous_job": [JOB_ID],
+    "job_settings": [JOB_ID], "check_settings": SETTINGS, "job_stop": [JOB_ID], "chain_overview": [{"job": JOB_ID}],
+}
 
 TEXTS = [  # what is put into the place of honest values
-    "", " ", "\0", "a\nb", "\x1b[2J\x1b]0;x\x07", "\x9b31m", "\r", "\u202e", "\ud800", "é한", "x" * 5000, "..", ".",
-    "../evil", "../../evil", "sub/../../evil", "/evil", "//evil", "a//b", "./x", "sub/..", "C:\\evil", "c:evil",
-    "..\\evil", "\\\\host\\evil", "x/" * 2000 + "x", "y" * 300, "job", "rescale.tar.gz/x", ".arChiv.part", "con",
-    "Completed", "Executing", "Stopping", "Failed", "abCdEf", "arChiv", "process_output.log", "shared/rescale.tar.gz",
-    "123456789", "-1", "1e9", "nan", "sha512", "f" * 128, "0" * 32, f"Token {KEY}", KEY, "ht://[",
-    "2026-01-02T03:04:05Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-13-40T99:99:99Z", "?page=2",
-    "https://evil.example/api/v2/jobs/?page=2", "?page=\ud800", "?%", "?page_size=&page=", "x\nimport", "'''\nimport",
+    "", " ", "\0", "a\nb", "\x1b[2J\x1b]0;x\x07", "\x9b31m", "\u202e", "\ud800", "é한", "x" * 5000, "..", "../../evil",
+    "sub/../../evil", "/evil", "a//b", "sub/..", "C:\\evil", "c:evil", "..\\evil", "\\\\host\\evil", "x/" * 2000 + "x",
+    "y" * 300, "job", "rescale.tar.gz/x", ".arChiv.part", "Completed", "Executing", "Stopping", "Failed", "abCdEf",
+    "arChiv", "process_output.log", "shared/rescale.tar.gz", "123456789", "-1", "1e9", "nan", "sha512", "f" * 128,
+    "0" * 32, f"Token {KEY}", KEY, "ht://[", "2026-01-02T03:04:05Z", "0001-01-01T00:00:00+23:59",
+    "9999-12-31T23:59:59-23:59", "2026-13-40T99:99:99Z", "?page=2", "https://evil.example/api/v2/jobs/?page=2",
+    "?page=\ud800", "?page_size=&page=", "x\nimport", "'''\nimport",
 ]
 TEXT = st.sampled_from(TEXTS) | st.text("aZ09 ._-/\\:\n\t\0\x1b\x9b\u202e\ud800é한%?#&='\"", max_size=12)
 NUMBERS = st.sampled_from([0, 1, -1, 2, 10**20, 10**400, 1 << 63, 0.5, 1e308, float("nan"), float("inf"), -0.0])
@@ -118,6 +126,8 @@ def place(tmp_path, clock, monkeypatch):
     """A folder for the examples, beside which nothing may appear, and a clock for few looks and no real waits."""
     set_hypothesis_home_dir(tmp_path / "hypothesis")
     monkeypatch.setattr(clock, "sleep", lambda seconds: setattr(clock, "now", clock.now + 20 * seconds))
+    for name in set(os.environ) - {"HOME", "PATH", "PYTEST_CURRENT_TEST"}:
+        monkeypatch.delenv(name)  # requests looks through all of them for each request
 
 
 def run(call, path="", answer=None, times=math.inf):
@@ -131,13 +141,13 @@ def run(call, path="", answer=None, times=math.inf):
     os.chdir(here)
     try:
         with contextlib.redirect_stdout(screen):
-            result = in_memory.call(call)
+            result = getattr(rescale, call)(*ACCESS, *CALLS[call])
     except rescale.RescaleError as error:
         told = f"{error}{error!r}"
     os.chdir(before)
     text = screen.getvalue()
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text + told)
-    assert not leaks(text + told)
+    assert KEY not in text + told
     left = {path.relative_to(around).as_posix() for path in around.rglob("*") if not path.is_dir()}
     known = r"a/here/(job/.*|job\.(job|desktop|url))|a/(\.rescale\.tar\.gz\.uploaded|rescale\.tar\.gz)"
     assert all(re.fullmatch(known, name, re.DOTALL) for name in left), left
@@ -190,7 +200,7 @@ def test_a_page_that_was_promised_and_is_not_there_ends_the_list(end):
     honest.answers = HONEST
     pages = {"1": first, "2": end, "3": first}
     connect(lambda request: pages[request.url[-1]] if OUTPUTS in request.url else honest(request))
-    assert in_memory.call("file_previous_job")[0]["decompress"]
+    assert rescale.file_previous_job(*ACCESS, "abCdEf")[0]["decompress"]
 
 
 @pytest.mark.parametrize("body", [
@@ -200,5 +210,5 @@ def test_a_page_that_was_promised_and_is_not_there_ends_the_list(end):
 def test_an_error_of_any_length_and_depth_is_told_in_a_screenful(body):
     connect(lambda request: (400, body))
     with pytest.raises(rescale.RescaleError) as raised:
-        in_memory.call("job_stop")
+        rescale.job_stop(*ACCESS, "abCdEf")
     assert len(str(raised.value)) < 3000
