@@ -4,7 +4,7 @@
 |---|---|
 | a line per change of status, every 5 s; the 20 last lines of the log every 15 s of execution | change, every_5_s |
 | ended by any ended status, in any order, of any date, in any case; a draft is told | ended, draft |
-| each line of the log once, `...` where some were missed, no echo of the command | new_once, lines |
+| each line of the log once, `...` where some were missed, no echo of the command | lines |
 | a log that cannot be read is waited for; the one in shared/ is looked for, too | look, web_page |
 | a job of ours has succeeded if its archive is all it left; else the platform's word decides | VERDICTS, HISTORIES |
 | inputs are no outputs; a list that grows is waited for; half an archive is no success | INPUTS, LAGS, half |
@@ -173,25 +173,9 @@ def test_a_draft_is_told_after_a_minute_a_late_first_status_waited_for(access, c
     assert watch(late.id)[0][-1] == "Job ID : Completed"
 
 
-@settings(deadline=None)
-@given(st.lists(st.lists(st.sampled_from("abc "), max_size=30), max_size=6), st.booleans())
-def test_each_line_of_a_log_that_grows_is_new_once_and_what_was_missed_is_told(growth, numbered):
-    """With numbers to tell them apart, exactly so; else at least what is shown ends as the log does."""
-    log, shown = [], []
-    for lines in growth:
-        more = [f"{line}{len(log) + number}." if numbered else line for number, line in enumerate(lines)]
-        log += more
-        tail = log[-20:]
-        new, gap = rescale._new_lines(shown[-20:], tail)
-        assert not numbered or (new, gap) == (more[-20:], len(more) >= 20 and bool(shown))
-        shown += new
-        assert shown[-len(tail):] == tail
-        assert rescale._new_lines(shown[-20:], tail) == ([], False)
-
-
 @pytest.mark.parametrize(("steps", "lines"), [
     (["", text(1, 7), "", ""], text(1, 7)), ([text(1, 5), "", text(6, 26)], text(1, 5) + "...\n" + text(7, 26)),
-    ([text(1, 25), text(26, 45)], "...\n" + text(6, 25) + "...\n" + text(26, 45)),
+    ([text(1, 25) + "\n", text(26, 45)], "...\n" + text(7, 25) + "\n...\n" + text(26, 45)),
     (["a\na\na\n", "a\nb\n", "b\n", "\n\n", "\n", "a\na\n"], "a\na\na\na\nb\nb\n\n\n\na\na\n"),
     (["one\ntw", "o\nthree\n"], "one\ntw\ntwo\nthree\n"),
     (["(exit $status)\n", "# (exit $rescale_status)\n"], "(exit $status)\n# (exit $rescale_status)\n"),
