@@ -26,12 +26,6 @@ JOB_ID = "abCdEf"
 SUCCESS = (("Pending", None), ("Queued", None), ("Executing", None), ("Completed", "Completed successfully"))
 FILES = {"arChiv": ("rescale.tar.gz", b"the archive")}
 HTML = {"Content-Type": "text/html"}
-SETTINGS = ("user_included", "0", {}, "emerald", 1, 1, 1, "xDdRk")
-CALLS = {  # all that asks a platform, and what it is given behind the access
-    "upload_local_files": ["../rescale.tar.gz"], "job_setup": ["job", "true", *SETTINGS, []], "job_monitor": [JOB_ID],
-    "job_submit": ["job", JOB_ID], "job_download": ["job", JOB_ID], "file_previous_job": [JOB_ID],
-    "job_settings": [JOB_ID], "check_settings": SETTINGS, "job_stop": [JOB_ID], "chain_overview": [{"job": JOB_ID}],
-}
 
 
 class Transport(HTTPAdapter):
@@ -63,15 +57,6 @@ def connect(answer: Callable[[requests.PreparedRequest], tuple]) -> Transport:
     for scheme in ("https://", "http://"):
         session.mount(scheme, transport)
     return transport
-
-
-def call(function: str) -> Any:
-    return getattr(rescale, function)(PLATFORM, TOKEN, *CALLS[function])
-
-
-def leaks(text: str, key: str = KEY) -> bool:
-    """Whether more of a key can be read than the last four characters."""
-    return any(key[start : start + 8] in text for start in range(len(key) - 7))
 
 
 def a_list(*items: dict) -> dict:

@@ -28,7 +28,7 @@ import requests
 
 import rescale_rest_api as rescale
 from conftest import SETTINGS, paths_asked
-from in_memory import JOB_ID, KEY, PLATFORM, TOKEN, Platform, connect
+from in_memory import HTML, JOB_ID, KEY, PLATFORM, TOKEN, Platform, connect
 from rescale_simulator import Simulator
 from test_hostile import CALLS
 from two_jobs import Watch, assert_right, copy_scripts, run_here
@@ -118,9 +118,6 @@ def call(name):
 def begin(_):
     with rescale.chain([("one", "true")], SETTINGS, arguments=[]):
         pytest.fail("it has begun")
-
-
-HTML = {"Content-Type": "text/html"}
 
 
 def steps(values):

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rescale_rest_api as rescale
-from in_memory import JOB_ID, PLATFORM, TOKEN, Platform, a_list, connect, history
-from rescale_simulator import Fault, Run
+from in_memory import HTML, JOB_ID, PLATFORM, TOKEN, Platform, a_list, connect, history
+from rescale_simulator import Fault
 
 LOG = "process_output.log"
 ARCHIVE = {"rescale.tar.gz": b"the archive"}
@@ -362,7 +362,6 @@ def test_each_meaning_has_a_line_and_a_reason_has_one_too(ended, watch):
     assert "No machine" in str(watch(job_id)[1])
 
 
-HTML = {"Content-Type": "text/html"}
 ODD_ANSWERS = {
     **{f"HTML with {status}": (status, b"<html>Sign in</html>", HTML) for status in (302, 400, 401, 403, 404, 405)},
     "404 with nothing": (404, b"", {"Content-Type": "text/plain"}), "no list": (200, {"detail": "maintenance"}),
