@@ -19,6 +19,9 @@ from two_jobs import THREE, copy_scripts  # noqa: E402
 
 SPEED = 200  # library seconds per real second: a polling step takes 25 ms, ten minutes of patience 3 s
 
+KEPT = {"PATH", "PATHEXT", "SYSTEMROOT", "COMSPEC", "TMPDIR", "TEMP", "TMP", "LANG", "LC_ALL", "USER", "LOGNAME",
+        "USERNAME", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER"}  # of the environment
+
 
 @pytest.fixture(autouse=True)
 def clean_surroundings(tmp_path, monkeypatch):
@@ -28,12 +31,10 @@ def clean_surroundings(tmp_path, monkeypatch):
     """
     home = tmp_path / "home"
     home.mkdir()
+    for name in set(os.environ) - KEPT:  # requests looks through all of them for each request
+        monkeypatch.delenv(name)
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(home))
-    for name in ("RESCALE_API_URL", "RESCALE_API_KEY", "RESCALE_REHEARSAL", "RESCALE_REHEARSAL_COMMAND",
-                 "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy",
-                 "https_proxy", "all_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
     a_program(tmp_path / "programs" / "sleep", f'[ "$1" = 1 ] && set 0.02\nexec {shutil.which("sleep")} "$@"')
     for folder in (tmp_path / "programs", Path(sys.executable).parent):
         monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
@@ -84,6 +85,13 @@ def clock(fast, monkeypatch):
     monkeypatch.setattr(rescale, "READ_TIMEOUT", 10)  # what a busy machine delays is no outage
     fast.speed = 0
     return fast
+
+
+@pytest.fixture
+def idle(clock, monkeypatch):
+    """A clock for waits of hours that take no time at all, where nothing else happens meanwhile."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    return clock
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ TOKEN = f"Token {KEY}"
 JOB_ID = "abCdEf"
 SUCCESS = (("Pending", None), ("Queued", None), ("Executing", None), ("Completed", "Completed successfully"))
 FILES = {"arChiv": ("rescale.tar.gz", b"the archive")}
+HTML = {"Content-Type": "text/html"}
 
 
 class Transport(HTTPAdapter):

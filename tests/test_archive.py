@@ -4,11 +4,13 @@
 |---|---|
 | all files directly in a folder, of any name, content and size; other programs can unpack them | any_files |
 | sorted, into the current folder, under the name asked for, with the guide's line | are_packed |
-| small, the same on any number of cores; mode and date, no user; links as the files they point to | the next three |
-| folders in a line of their own; archives, scripts, bookkeeping, pipes stay here | left_out, scripts, bookkeeping |
+| small, the same on any number of cores; mode and date, no user; links as the files they point to | the next two |
+| folders in a line of their own; archives, scripts, bookkeeping, pipes stay here | bookkeeping |
 | a file with a known key stays here, of any size, plain or UTF-16, wherever the key lies in it | known_key |
 | a small file with what scripts and apiconfig write of a key stays here, and no other one does | small_file |
-| nothing to pack, and what cannot be packed whole, is named; an older archive stays (a kill: test_kill.py) | the last |
+| nothing to pack, and what cannot be packed whole, is named; an older archive stays | the last |
+
+A kill: test_kill.py; a full disk: test_local_files.py
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -114,37 +117,24 @@ def test_a_link_is_packed_as_the_file_that_it_points_to_with_mode_and_date_and_w
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no pipes there")
-def test_what_is_left_out_is_named_and_folders_in_a_line_of_their_own(case, tmp_path, capsys):
-    (case / "old results").mkdir()
-    (case / "link").symlink_to(tmp_path)
-    (case / "rescale_failed.tar.gz").write_text("of a job that failed")
-    os.mkfifo(case / "pipe")
-    rescale.create_tar_gz(case)
-    assert packed() == ONE
-    folders, others, _ = capsys.readouterr().out.splitlines()
-    assert all(f"{name}/" in folders and name not in others for name in ("old results", "link"))
-    assert all(name in others and name not in folders for name in ("pipe", "rescale_failed.tar.gz"))
-
-
-def test_the_scripts_which_may_hold_the_token_are_never_packed():
-    script = "import rescale_rest_api\nrescale_rest_api.create_tar_gz()\nmy_token = 'Token secret'\n"
-    library = Path(rescale.__file__).read_text(encoding="utf-8")
-    for name, text in (("rescale_rest_api.py", library), ("my chain.py", script), ("a.py", "x"), ("rod.inp", "x")):
-        Path(name).write_text(text, encoding="utf-8")
-    ran = subprocess.run([sys.executable, "my chain.py"], capture_output=True, text=True, check=True)
-    assert list(packed()) == ["a.py", "rod.inp"]
-    assert all(name in ran.stdout for name in ("my chain.py", "rescale_rest_api.py"))
-
-
-def test_the_bookkeeping_of_chains_and_jobs_stays_here_and_files_of_such_names_go_in():
+def test_scripts_bookkeeping_pipes_and_folders_stay_here_and_are_named_and_files_of_such_names_go_in(tmp_path):
     ours = [f"me@rod@20261125-101112.{kind}" for kind in ("job", "log", "desktop", "url", "rescale-001")]
     ours += [f".{name}" for name in ("me@rod@20261125-101112.chain", "x.tar.gz.uploaded", "x.tar.gz.part", "x.1.job")]
     ours += ["one.job", "one.desktop", "two.job", "two.url"]
-    own = ["list.uploaded", "mesh.part", "me@rod.log", "one.log", "static.job", "static.log", "x.url", "y.desktop"]
-    for name in ours + own:
+    own = ["list.uploaded", "mesh.part", "me@rod.log", "one.log", "static.job", "a.py", "x.url", "y.desktop"]
+    named = ["pipe", "rescale_failed.tar.gz", "rescale_rest_api.py", "my chain.py"]
+    for name in ours + own + named[1:]:
         Path(name).write_text(name)
-    rescale.create_tar_gz()
+    os.mkfifo("pipe")
+    Path("old results").mkdir()
+    Path("link").symlink_to(tmp_path)
+    shutil.copy(rescale.__file__, "rescale_rest_api.py")
+    Path("my chain.py").write_text("import rescale_rest_api\nrescale_rest_api.create_tar_gz()\n")
+    ran = subprocess.run([sys.executable, "my chain.py"], capture_output=True, text=True, check=True)
     assert list(packed()) == sorted(own)
+    folders, others, _ = ran.stdout.splitlines()
+    assert all(f"{name}/" in folders and name not in others for name in ("old results", "link"))
+    assert all(name in others and name not in folders for name in named)
 
 
 @pytest.mark.parametrize(("known", "length"), [("use", 40), ("use", 300), ("environment", 9), ("profile", 40)])
@@ -187,43 +177,28 @@ def test_a_small_file_with_such_a_word_before_a_key_stays_here_and_no_check_sum_
     assert list(packed()) == [*(f"none {number}" for number in range(10, 19)), "rod.inp"]
 
 
-@pytest.fixture
-def older_archive():
-    """An archive of an earlier run; afterwards it must be alone and unchanged in the current folder."""
-    resource = pytest.importorskip("resource")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    Path("rescale.tar.gz").write_bytes(b"older")
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))  # of what a file may have
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (Path("rescale.tar.gz").read_bytes(), here()) == (b"older", ["rescale.tar.gz"])
-
-
-@pytest.mark.parametrize(("make", "named"), [
-    (lambda _: None, ""), (Path.touch, ""), (Path.mkdir, ""),
-    (lambda folder: (folder / "results").mkdir(parents=True), "results/"),
-    (lambda folder: (folder.mkdir(), (folder / "notes.txt").write_text(f"Token {KEY}")), "notes.txt"),
-], ids=["no folder", "a file", "nothing in it", "only a folder in it", "only a key in it"])
-def test_a_folder_without_anything_to_pack_is_named_and_what_it_holds(make, named, tmp_path, older_archive):
-    make(tmp_path / "inputs")
-    with pytest.raises(rescale.RescaleError, match=rf"{tmp_path / 'inputs'}.*{named}"):
-        rescale.create_tar_gz(tmp_path / "inputs")
-
-
 def meanwhile(change):
     """Do it to this file when its packing has begun."""
     begun = lambda: any(part.stat().st_size for part in Path().glob(".*.part"))  # noqa: E731
-    return lambda path, _: threading.Thread(target=lambda: (wait_until(begun), change(path))).start()
+    return lambda path: threading.Thread(target=lambda: (wait_until(begun), change(path))).start()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs its /proc")
 @pytest.mark.parametrize(("trouble", "named"), [
-    (meanwhile(Path.touch), "rod.inp"), (meanwhile(lambda path: os.truncate(path, 50 << 20)), "rod.inp"),
-    (meanwhile(lambda path: os.truncate(path, 9)), "rod.inp"), (lambda _, limit: limit(20_000), "rescale.tar.gz"),
-    (lambda path, _: (path.parent / "link").symlink_to("nowhere"), "link"),
-    (lambda path, _: (path.parent / "link").symlink_to("/proc/self/mem"), "link"),  # not even for root
-], ids=["it is rewritten", "it grows", "it shrinks", "a full disk", "a link to nowhere", "not to be read"])
-def test_what_cannot_be_packed_whole_is_named_and_the_older_archive_stays(trouble, named, case, older_archive):
+    (lambda path: shutil.rmtree(path.parent), "case"),
+    (lambda path: (shutil.rmtree(path.parent), path.parent.touch()), "case"),
+    (Path.unlink, "case"), (lambda path: (path.unlink(), path.mkdir()), "case.*rod.inp/"),
+    (lambda path: path.write_text(f"Token {KEY}"), "case.*rod.inp"), (meanwhile(Path.touch), "rod.inp"),
+    (meanwhile(lambda path: os.truncate(path, 50 << 20)), "rod.inp"),
+    (meanwhile(lambda path: os.truncate(path, 9)), "rod.inp"),
+    (lambda path: path.with_name("link").symlink_to("nowhere"), "link"),
+    (lambda path: path.with_name("link").symlink_to("/proc/self/mem"), "link"),  # not even for root
+], ids=["no folder", "a file", "nothing in it", "only a folder in it", "only a key in it", "a file is rewritten",
+        "it grows", "it shrinks", "a link to nowhere", "not to be read"])
+def test_what_cannot_be_packed_whole_or_is_nothing_is_named_and_the_older_archive_stays(trouble, named, case):
+    Path("rescale.tar.gz").write_bytes(b"older")
     os.truncate(case / "rod.inp", 40 << 20)  # of nothing: takes no room, but some time to be packed
-    trouble(case / "rod.inp", older_archive)
+    trouble(case / "rod.inp")
     with pytest.raises(rescale.RescaleError, match=named):
         rescale.create_tar_gz(case)
+    assert (Path("rescale.tar.gz").read_bytes(), here()) == (b"older", ["rescale.tar.gz"])

@@ -162,14 +162,11 @@ class Platform:
     def upload(self, name: str, content: bytes) -> dict:
         answer = self("POST", "files/contents/", files={"file": (name, content)})
         assert answer.status_code == 201, said(answer)
-        return self.keep("files", answer, name)
+        self.made["files", answer.json()["id"]] = name
+        return answer.json()
 
     def input(self, name: str, content: bytes, decompress: bool) -> dict:
         return {"id": self.upload(name, content)["id"], "decompress": decompress}
-
-    def keep(self, kind: str, answer: requests.Response, name: str) -> dict:
-        self.made[kind, answer.json()["id"]] = name
-        return answer.json()
 
     def try_to_create(self, name: str, command: str = "true", **tile: Any) -> requests.Response:
         hours = 1 if name == "walltime" else self.hours
@@ -180,7 +177,7 @@ class Platform:
                "projectId": self.project if name != "no project" else None}
         answer = self("POST", "jobs/", json=job)
         if answer.status_code == 201:
-            self.keep("jobs", answer, job["name"])
+            self.made["jobs", answer.json()["id"]] = job["name"]
         return answer
 
     @functools.cached_property
@@ -350,8 +347,7 @@ def yes(value: Any) -> str:
 
 
 def pages_hold_all(p):
-    whole = [one["code"] for one in p.results("coretypes/?page_size=1000")]
-    paged = [one["code"] for one in p.results("coretypes/?page_size=3")]
+    whole, paged = ([one["code"] for one in p.results(f"coretypes/?page_size={size}")] for size in (1000, 3))
     return "all entries, each once" if sorted(whole) == sorted(paged) == sorted({*whole}) else f"{whole}, {paged}"
 
 
@@ -702,13 +698,10 @@ def test_what_a_platform_does_otherwise_is_seen(asked, tmp_path, verdict, quirk,
 # The script
 
 
-def test_the_report_holds_nothing_private(asked):
+def test_the_report_holds_nothing_private_and_a_run_leaves_nothing_behind(asked):
     ids = {*asked.sim.files, *re.findall(r"/jobs/(\w+)/", " ".join(one.path for one in asked.sim.requests))}
     assert not {*re.findall(r"\w+", asked.text)} & (ids - {"zzzzzz"})
     assert not re.search(f"{asked.sim.token}|@", asked.text)
-
-
-def test_a_run_leaves_nothing_behind(asked):
     assert asked.sim.jobs == {}
     assert all(file.is_deleted for file in asked.sim.files.values())
     assert asked.text.endswith("\nAll jobs and files were deleted.\n")
@@ -733,21 +726,17 @@ def test_what_cannot_be_deleted_is_told_and_the_rest_deleted_also_after_a_failur
     assert p.clean(f"{kept} of x.y@example.com: {sim.token}") == "ID of E-MAIL: KEY"
 
 
-def test_without_spend_it_says_what_it_would_cost_and_sends_nothing(sim, monkeypatch, capsys):
+@pytest.mark.parametrize(("ci", "more", "said"), [
+    ("", [], r"\n7 runs on 1 core.* of onyx, 1 hour .* 0\.35 "), ("true", ["--spend"], r"\n.*CI"),
+], ids=["without --spend, but says what it would cost", "in a CI"])
+def test_it_starts_nothing(ci, more, said, sim, monkeypatch, capsys):
     monkeypatch.setenv("RESCALE_API_KEY", sim.token)
-    main(["--platform", sim.url])
-    assert re.search(r"^7 runs on 1 core.* of onyx, 1 hour .* 0\.35 ", capsys.readouterr().out, re.MULTILINE)
-    assert {record.method for record in sim.requests} == {"GET"}
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(SystemExit) if ci else contextlib.nullcontext():
+        main(["--platform", sim.url, *more])
+    assert re.search(said, "".join(capsys.readouterr()))
+    assert {record.method for record in sim.requests} <= {"GET"}
     assert not REPORT.exists()
-
-
-def test_a_ci_spends_nothing(sim, monkeypatch, capsys):
-    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
-    monkeypatch.setenv("CI", "true")
-    with pytest.raises(SystemExit):
-        main(["--platform", sim.url, "--spend"])
-    assert "CI" in capsys.readouterr().err
-    assert sim.requests == []
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The cantilever in tests/example_abaqus, with CalculiX in place of Abaqus; and the recipes for what success is."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import shlex
@@ -13,7 +11,7 @@ import pytest
 
 import rescale_rest_api as rescale
 from conftest import TESTS, a_program
-from two_jobs import copy_scripts, paste, run
+from two_jobs import copy_scripts, paste
 
 EXAMPLE = TESTS / "example_abaqus"
 STAND_IN = EXAMPLE / "abaqus"
@@ -67,25 +65,6 @@ def test_a_rehearsal_gives_the_displacements_of_the_solver_alone(by_hand):
     copy_scripts(Path.cwd(), **ABAQUS, input_path=str(EXAMPLE))
     done = paste(f"python {TESTS}/rescale_simulator.py --speed 0 --stand-in abaqus={STAND_IN} main.py")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert downloaded() == {node: pytest.approx(values, rel=1e-5) for node, values in by_hand.items()}
-
-
-@needs_ccx
-def test_a_mended_deck_is_all_that_a_repeat_needs(by_hand, sim, edit):
-    (sim.stand_ins / "abaqus").symlink_to(STAND_IN)
-    edit(**ABAQUS)
-    shutil.copytree(EXAMPLE, "inputs", dirs_exist_ok=True)
-    deck = Path("inputs", "restart.inp")
-    right = deck.read_text()
-    deck.write_text(right.replace("STEP=1", "STEP=7"))
-    status, _, err = run()
-    assert status == 1
-    assert re.search(r"\*ERROR in restartshort: requested step\n.* is not in the restart file\n.*Exited with code", err)
-
-    deck.write_text(right)
-    status, out, err = run("--repeat")
-    assert (status, err, "restart.inp" in out) == (0, "", True)
-    assert [sim.jobs[job_id].name.split("@")[1] for job_id in sim.starts.elements()] == ["static", "restart", "restart"]
     assert downloaded() == {node: pytest.approx(values, rel=1e-5) for node, values in by_hand.items()}
 
 

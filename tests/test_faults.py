@@ -8,21 +8,18 @@ An outage                       is told when it begins, now and then, and when i
 Patience                        is 10 minutes, 1 for a chain's first request, and endless for a monitor
 What the platform refuses       ends a call at once, in its words; what is not its own ends all but a monitor
 An answer that is no JSON       is a fault
-A request that does something   follows no redirect
 A stored file                   comes as it is stored, however it is labelled, and in chunks
 
-Proxies and certificates that do not work: test_token.py
+Redirects, and proxies and certificates that do not work: test_token.py
 """
 
 from __future__ import annotations
 
-import functools
 import gzip
 import itertools
 import os
 import re
 import time
-from email.utils import formatdate
 from pathlib import Path
 from unittest import mock
 
@@ -31,8 +28,9 @@ import requests
 
 import rescale_rest_api as rescale
 from conftest import SETTINGS, paths_asked
-from in_memory import JOB_ID, KEY, PLATFORM, TOKEN, Platform, connect
+from in_memory import HTML, JOB_ID, KEY, PLATFORM, TOKEN, Platform, connect
 from rescale_simulator import Simulator
+from test_hostile import CALLS
 from two_jobs import Watch, assert_right, copy_scripts, run_here
 
 FAULTS = ("refused", "reset_before", "throttled", "503", "html", "truncated")  # of every request
@@ -113,44 +111,41 @@ def idle(clock, monkeypatch):
     return clock
 
 
-def set_up():
-    return rescale.job_setup(PLATFORM, TOKEN, "job", "true", *SETTINGS, [])
+def call(name):
+    return getattr(rescale, name)(PLATFORM, TOKEN, *CALLS[name])
 
 
-def begin():
+def begin(_):
     with rescale.chain([("one", "true")], SETTINGS, arguments=[]):
         pytest.fail("it has begun")
-
-
-CALLS = {
-    "job_setup": set_up, "upload_local_files": lambda: rescale.upload_local_files(PLATFORM, TOKEN, __file__),
-    **{name: functools.partial(getattr(rescale, name), PLATFORM, TOKEN, *more, JOB_ID) for name, *more in (
-        ["job_submit", "job"], ["job_monitor"], ["job_download", "job"], ["file_previous_job"], ["job_stop"])},
-}
-HTML = {"Content-Type": "text/html"}
 
 
 def steps(values):
     return [after - before for before, after in zip(values, values[1:])]
 
 
-@pytest.mark.parametrize("ahead", [None, 0, 7200, -7200], ids=[
-    "in seconds", "as a date", "as a date, its clock 2 h ahead", "as a date, its clock 2 h behind"])
-def test_a_request_is_repeated_when_the_platform_asks_for_it(ahead, idle, capsys):
-    asked_at = []
+NOW = "Fri, 02 Jan 2026 03:04:05 GMT"
+WAITS = [(429, {"detail": "Wait."}, {"Retry-After": value, "Date": NOW})
+         for value in ("2400", "5", "Fri, 02 Jan 2026 03:09:05 GMT")]
+NO_JSON = [b"", b"\xff\xfe", b"[" * 100_000, b"<html>", b'{"id": "a']
+
+
+@pytest.mark.parametrize("passing", [
+    [*WAITS, (503, b""), (408, {"detail": "Too slow."}), (503, b"")], *([(201, body)] for body in NO_JSON),
+], ids=["waits and faults", *(repr(body[:9]) for body in NO_JSON)])
+def test_waits_are_kept_and_cost_no_patience_and_a_fault_after_a_long_transfer_hardly_any(passing, idle, capsys):
+    asked_at, answers = [], iter([*passing, (201, {"id": JOB_ID})])
 
     def answer(request):
         asked_at.append(idle.now)
-        if len(asked_at) > 3:
-            return 201, {"id": JOB_ID}
-        seconds, its_time = (5, 300, 1500)[len(asked_at) - 1], int(time.time() + idle.now + (ahead or 0))
-        value = str(seconds) if ahead is None else formatdate(its_time + seconds, usegmt=True)
-        return 429, {"detail": "throttled"}, {"Retry-After": value, "Date": formatdate(its_time, usegmt=True)}
+        idle.now += 500  # as an upload takes
+        return next(answers)
 
     connect(answer)
-    set_up()
-    assert steps(asked_at) == [5, 300, 1500]
-    assert re.search(r"platform\.example.*429", capsys.readouterr().out)
+    assert call("job_setup") == JOB_ID
+    if passing[0] == WAITS[0]:
+        assert steps(asked_at)[:3] == [500 + 2400, 500 + 5, 500 + 300]
+        assert re.search(r"platform\.example.*429.*Wait\..*40 min", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("value", "seconds"), [
@@ -159,17 +154,17 @@ def test_a_request_is_repeated_when_the_platform_asks_for_it(ahead, idle, capsys
     ("Fri, 02 Jan 2026 03:04:15 -0000", 0),
 ], ids=lambda value: str(value)[:32])
 def test_a_retry_after_that_means_nothing_is_ignored_and_a_huge_one_cut(value, seconds):
-    assert rescale._retry_after({"Retry-After": value, "Date": "Fri, 02 Jan 2026 03:04:05 GMT"}) == seconds
+    assert rescale._retry_after({"Retry-After": value, "Date": NOW}) == seconds
     assert rescale._retry_after({"Retry-After": value}) == (seconds if value.isdigit() else 0)
 
 
-@pytest.mark.parametrize(("call", "least", "most"), [(set_up, 400, 620), (begin, 30, 65)],
+@pytest.mark.parametrize(("act", "least", "most"), [(call, 400, 620), (begin, 30, 65)],
                          ids=["ten minutes", "one minute for a chain's first request"])
-def test_a_call_gives_up_after_ever_longer_pauses_with_the_words_of_the_server(call, least, most, idle, capsys):
+def test_a_call_gives_up_after_ever_longer_pauses_with_the_words_of_the_server(act, least, most, idle, capsys):
     asked_at = []
     connect(lambda request: (asked_at.append(idle.now), (503, {"detail": "Maintenance until 14:00 UTC"}))[1])
     with pytest.raises((rescale.RescaleError, SystemExit)) as error:
-        call()
+        act("job_setup")
     assert "503: Maintenance until 14:00 UTC" in str(error.value) + capsys.readouterr().err
     assert least <= idle.now <= most
     waits = steps(asked_at)
@@ -177,37 +172,18 @@ def test_a_call_gives_up_after_ever_longer_pauses_with_the_words_of_the_server(c
     assert waits[0] < 3 < max(waits) < 80
 
 
-@pytest.mark.parametrize(("seconds", "call", "lines"), [
+@pytest.mark.parametrize(("seconds", "name", "lines"), [
     (2, "job_stop", 0), (60, "job_stop", 2), (400, "job_setup", 2), (1500, "job_monitor", 4), (9000, "job_monitor", 16),
 ])
-def test_an_outage_is_told_when_it_begins_now_and_then_and_when_it_is_over(seconds, call, lines, idle, capsys):
+def test_an_outage_is_told_when_it_begins_now_and_then_and_when_it_is_over(seconds, name, lines, idle, capsys):
     platform = Platform()
     platform.answers.update({"jobs/": {"id": JOB_ID}, f"jobs/{JOB_ID}/stop/": {}})
     connect(lambda request: platform(request) if idle.now >= seconds else (503, b"", HTML))
-    CALLS[call]()
+    call(name)
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("- ")]
     assert abs(len(told) - lines) <= lines // 10
     assert all("platform.example" in line for line in told)
     assert not told or ("503" in told[0] and "503" not in told[-1])
-
-
-def test_a_wait_that_the_platform_asks_for_leaves_the_patience_for_faults_as_it_is(idle, capsys):
-    passing = (429, {"detail": "Wait."}, {"Retry-After": "2400"}), (503, b""), (408, {"detail": "Too slow."})
-    answers = iter([*passing, (201, {"id": JOB_ID})])
-    connect(lambda request: next(answers))
-    assert set_up() == JOB_ID
-    assert re.search(r"429.*Wait\..*40 min", capsys.readouterr().out)
-
-
-def test_a_long_transfer_that_breaks_costs_no_more_patience_than_a_request_that_times_out(idle):
-    answers = iter([*[(503, b"")] * 3, (201, {"id": JOB_ID})])
-
-    def answer(request):
-        idle.now += 500
-        return next(answers)
-
-    connect(answer)
-    assert set_up() == JOB_ID
 
 
 @pytest.mark.parametrize(("status", "body", "headers"), [
@@ -215,35 +191,19 @@ def test_a_long_transfer_that_breaks_costs_no_more_patience_than_a_request_that_
     (404, b"Not found.", {"Content-Type": "text/plain", "Content-Encoding": "gzip"}), (403, b"", {"Content-Type": ""}),
     (404, b"<html>Not found</html>", HTML), (404, b"\xff\xfe\x00", {"Content-Type": "text/plain; charset=none"}),
 ], ids=["bad", "unknown key", "not allowed", "not there", "not packed", "empty", "HTML", "no text"])
-@pytest.mark.parametrize("call", CALLS)
-def test_a_refusal_ends_a_call_at_once_but_no_monitor_unless_it_is_the_platforms_own(call, status, body, headers, idle):
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in ("check_settings", "chain_overview")])
+def test_a_refusal_ends_a_call_at_once_but_no_monitor_unless_it_is_the_platforms_own(name, status, body, headers, idle):
+    Path("../rescale.tar.gz").touch()
     platform, own = Platform(), isinstance(body, dict)
     network = connect(lambda request: platform(request) if idle.now > 3000 else (status, body, headers))
-    if call == "job_monitor" and not own:
-        return CALLS[call]()
+    if name == "job_monitor" and not own:
+        return call(name)
     with pytest.raises(rescale.RescaleError, match=rf"\b{status}\b") as error:
-        CALLS[call]()
+        call(name)
     assert (network.count, idle.now) == (1, 0)
     assert error.value.status == (status if own else None)
     assert (": No., jobanalyses: walltime: Long." in str(error.value)) == own
     assert (f"region: is it one of {PLATFORM}" in str(error.value)) == (status == 401)
-
-
-@pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"[" * 100_000, b"<html>", b'{"id": "a'], ids=lambda body: body[:9])
-def test_an_answer_that_is_no_json_is_a_fault_that_may_pass(body, idle):
-    answers = iter([(201, body), (201, {"id": JOB_ID})])
-    connect(lambda request: next(answers))
-    assert set_up() == JOB_ID
-
-
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("call", ["upload_local_files", "job_setup", "job_stop"])
-def test_what_does_something_is_never_sent_to_where_a_redirect_leads(call, status, idle):
-    asked = []
-    connect(lambda request: (asked.append(request.url), (status, b"", {"Location": f"{PLATFORM}/elsewhere/"}))[1])
-    with pytest.raises(rescale.RescaleError, match=r"redirected to platform\.example"):
-        CALLS[call]()
-    assert not any("elsewhere" in url for url in asked)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["", "in chunks"])

@@ -7,8 +7,6 @@
 | whoever has installed the guide's two packages can run it | packages |
 """
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import inspect

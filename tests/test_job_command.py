@@ -13,10 +13,7 @@
 | all the same in work/shared | shared |
 """
 
-from __future__ import annotations
-
 import contextlib
-import io
 import os
 import re
 import shutil
@@ -29,30 +26,21 @@ import pytest
 import requests
 
 import rescale_rest_api as rescale
-from conftest import RIGHT_VALUES, wait_until
+from conftest import RIGHT_VALUES, a_program, wait_until
 from rescale_simulator import Simulator
+from test_contract import tar_gz
 
 BASH, DASH = shutil.which("bash"), shutil.which("dash") or shutil.which("sh")
 SHELLS = {"bash": [BASH], "posix": [BASH, "--posix"], "dash": [DASH]}
 EVERYWHERE = [f"{shell} {style}" for shell in SHELLS for style in ("file", "-c", "stdin")]
 TWO = ["bash file", "dash stdin"]  # for what hardly depends on it
-SLEEP = f'#!/bin/sh\necho "$@" >> "$HOME/slept"\n[ "$1" = 1 ] && set -- 0.05\nexec {shutil.which("sleep")} "$@"\n'
+SLEEP = f'echo "$@" >> "$HOME/slept"\n[ "$1" = 1 ] && set -- 0.05\nexec {shutil.which("sleep")} "$@"'
 
 GIVEN, ONE = {"rod.inp": b"input\n"}, {"a": b"1\n"}
 SUCCESS, FAILURE = {"rescale.tar.gz"}, {"rescale_failed.tar.gz", "process_output.log"}
 
 # What a command left: its status, the names in the folder, what its archive holds but for its log, what the log says.
 Left = namedtuple("Left", "status names packed said job")
-
-
-def archive_of(files):
-    memory = io.BytesIO()
-    with tarfile.open(fileobj=memory, mode="w:gz") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return memory.getvalue()
 
 
 def files_in(archive):
@@ -71,8 +59,7 @@ def platforms(tmp_path_factory):
             shell, style = way.split()
             sim = platforms[way] = stack.enter_context(Simulator(
                 tmp_path_factory.mktemp("sim"), speed=0, shell=SHELLS[shell], shell_style=style))
-            (sim.stand_ins / "sleep").write_text(SLEEP)
-            (sim.stand_ins / "sleep").chmod(0o755)
+            a_program(sim.stand_ins / "sleep", SLEEP)
         yield platforms
 
 
@@ -85,7 +72,7 @@ def run(platforms):
 
     def run(command, ways=None, *, given=GIVEN, more=(), path=None, before="", after="", stop=False, folder="", **also):
         turn, jobs = sum(command.encode()), {}
-        inputs = [*([("rescale.tar.gz", archive_of(given), True)] if given else []), *more]
+        inputs = [*([("rescale.tar.gz", tar_gz(given), True)] if given else []), *more]
         for way in ways or (EVERYWHERE[turn % 6], EVERYWHERE[6 + turn // 6 % 3]):
             sim, access, uploaded = platforms[way], (platforms[way].url, f"Token {platforms[way].token}"), []
             for name, content, decompress in inputs:
@@ -141,9 +128,9 @@ WORKS = {
     "sets a trap": ("trap 'echo 2 > b' EXIT; echo 1 > a", {**ONE, "b": b"2\n"}),
     "sets options": ("set -eufC; echo 1 > a", ONE),
     "redirects its output": ("exec > a 2>&1 3>&-; echo 1", ONE),
-    "spoils variables": ("echo 1 > a; rescale_status=9 rescale_log=x rescale_name=x; PATH=/nowhere; IFS=a; HOME=", ONE),
-    "spoils the variables of tar": ("export TAR_OPTIONS=--version GZIP=-9; echo 1 > a", ONE),
-    "spoils functions": ("tar() { false; }; find() { false; }; rescale_writers() { echo x; }; echo 1 > a", ONE),
+    "spoils variables and functions": (
+        "echo 1 > a; rescale_status=9 rescale_log=x rescale_name=x; export TAR_OPTIONS=--version GZIP=-9 IFS=a HOME=\n"
+        "tar() { false; }; find() { false; }; rescale_writers() { echo x; }; PATH=/nowhere", ONE),
     "reads standard input": ("cat > a; read -r line || echo 1 > b", {"a": b"", "b": b"1\n"}),
     "waits for its solver": ("(sleep 0.1; echo 1 > a) & wait $!", ONE),
     "looks for the given archive": ("echo *.inp rescale*  > a", {"a": b"rod.inp rescale*\n"}),
@@ -157,11 +144,9 @@ WORKS = {
         "d": None, "d/tmp": None, "d/tmp/a": b"1\n", "d/rescale.tar.gz": b"1\n", "d/process_output.log": b"1\n"}),
     "leaves a link to nowhere named as its result": ("echo 1 > a; ln -s nowhere rescale.tar.gz", ONE),
     "leaves an old failure": ("echo 1 > rescale_failed.tar.gz; mkdir .rescale/x", {"rescale_failed.tar.gz": b"1\n"}),
-    "leaves something that reads": ("echo 1 > a; tail -f rod.inp &", ONE),
-    "leaves what writes into the log": ("echo 1 > a; sleep 3 >> process_output.log &", ONE),
-    "leaves what writes outside": ("echo 1 > a; sleep 3 > ../late &", ONE),
-    "leaves what writes into a deleted file": (
-        "echo 1 > a; sleep 3 > late & until [ -e late ]; do sleep 0.1; done; rm late", ONE),
+    "leaves what reads, or writes into the log, outside, or into a deleted file": (
+        "echo 1 > a; tail -f rod.inp & sleep 3 >> process_output.log & sleep 3 > ../late & sleep 3 > late &\n"
+        "until [ -e late ]; do sleep 0.1; done; rm late", ONE),
 }
 SUBTLE = ("is long", "has quotes", "has a here-document", "has Windows line ends", "reads standard")
 
@@ -274,19 +259,16 @@ def test_links_are_packed_as_what_they_point_to_and_nothing_outside_is_touched_b
 
 # Where the packing cannot be done, or something still writes: nothing is deleted, nothing is called a result
 
-NEEDED = "cat cksum cp date find grep gzip mkdir mv readlink rm rmdir sed sh tail tar touch xargs"
-
-
 def programs(folder, **instead):
     """A search path with nothing but what is needed, and scripts in the place of some, or None."""
     folder.mkdir()
-    for name in NEEDED.split():
+    needed = "cat cksum cp date find grep gzip mkdir mv readlink rm rmdir sed sh tail tar touch xargs"
+    for name in needed.split():
         (folder / name).symlink_to(shutil.which(name))
     for name, script in {"sleep": SLEEP, **instead}.items():
         (folder / name).unlink(missing_ok=True)
         if script:
-            (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-            (folder / name).chmod(0o755)
+            a_program(folder / name, script)
     return str(folder)
 
 
@@ -323,7 +305,7 @@ def test_where_even_the_command_finds_no_room_nothing_counts_as_done(run):
 
 
 @pytest.mark.parametrize("script", [
-    "echo 2 >> a", "echo 2 > new", "mkdir sub; echo 2 > sub/new", "mv ../late late", "touch -d '-9 hours' a"])
+    "echo 2 >> a", "mkdir sub; echo 2 > sub/new", "mv ../late late", "touch -d '-9 hours' a"])
 def test_when_a_file_is_changed_while_it_is_packed_nothing_is_deleted_and_it_is_named(script, run, tmp_path):
     path = programs(tmp_path / "bin", gzip=f'[ "$1" = -t ] || {{ {script}; }}\nexec {shutil.which("gzip")} "$@"')
     left = run("echo 1 > a; echo 1 > ../late; touch -d '-9 hours' ../late", TWO, path=path)
@@ -354,7 +336,7 @@ OWN = {
 @pytest.mark.parametrize("status", [0, 3])
 @pytest.mark.parametrize("case", OWN)
 def test_an_archive_is_left_to_the_command_and_its_status_if_it_is_whole_where_the_command_itself(case, status, run):
-    more = [("rescale.tar.gz", archive_of(GIVEN), case != "writes over"), ("rod.inp", b"", False)]
+    more = [("rescale.tar.gz", tar_gz(GIVEN), case != "writes over"), ("rod.inp", b"", False)]
     for one in run(f"echo 1 > a\n{OWN[case]}\nexit {status}", TWO, given=None, more=more).values():
         assert one.status == (status or case in ("cuts off", "goes on"))
         assert one.packed == (None if case == "cuts off" else ONE)
@@ -372,7 +354,7 @@ STILL_PACKED = {
 @pytest.mark.parametrize(("status", "names"), [(0, SUCCESS), (3, FAILURE)], ids=["success", "failure"])
 @pytest.mark.parametrize("case", STILL_PACKED)
 def test_a_packed_archive_is_no_result_of_a_command_that(case, status, names, run):
-    left = run(f"{STILL_PACKED[case]}; exit {status}", TWO, given=None, more=[(*SUCCESS, archive_of(GIVEN), False)])
+    left = run(f"{STILL_PACKED[case]}; exit {status}", TWO, given=None, more=[(*SUCCESS, tar_gz(GIVEN), False)])
     the_same(left, status, names, GIVEN)
 
 
@@ -380,7 +362,7 @@ FRAMES = [(f"frame {number}", os.urandom(1000)) for number in range(20)]
 
 
 def volumes(count, name, files=tuple(FRAMES)):
-    whole = archive_of(dict(files))
+    whole = tar_gz(dict(files))
     size = -(-len(whole) // count)
     return [(f"{name}.rescale-{number + 1:03}", whole[number * size:][:size], False) for number in range(count)]
 

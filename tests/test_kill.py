@@ -11,8 +11,6 @@ Ctrl-C at any moment                            leaves a chain to go on with; th
 A second process beside a chain at work, and files that vanish before Ctrl-C: test_main.py
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import os

@@ -8,8 +8,6 @@
 | a job that failed, goes on, or was never started hands nothing on | hands_on |
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -7,8 +7,6 @@ both halves have the same sections, commands, words in code, and as many promise
 every sentence of section 9 has its tests; numbers, settings, options and files are those of the code
 """
 
-from __future__ import annotations
-
 import ast
 import os
 import re
@@ -21,7 +19,8 @@ import pytest
 
 import rescale_rest_api as rescale
 import test_example_abaqus
-from conftest import TESTS
+from conftest import TESTS, a_program
+from two_jobs import run
 
 ROOT = TESTS.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,10 +59,8 @@ class Terminal:
         library = clone / "rescale_rest_api.py"  # its steps of some seconds made short
         text = re.sub(r"(?m)^(\w+_INTERVAL = )\d{1,2}\b", r"\g<1>0.05", library.read_text(encoding="utf-8"))
         library.write_text(text, encoding="utf-8")
-        programs.mkdir()
         for name, script in PROGRAMS.items():
-            (programs / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-            (programs / name).chmod(0o755)
+            a_program(programs / name, script)
         self.path = f"{programs}{os.pathsep}{os.environ['PATH']}"
 
     def type(self, block: str, status: int = 0, **variables: str) -> str:
@@ -213,8 +210,7 @@ def test_settings_options_and_files_are_those_that_exist():
     assert sorted(re.findall(r"\w+", listed)) == sorted(edited)
     offered = {""}
     for script in ("main.py", "rescale_rest_api.py", "tests/rescale_simulator.py", "tests/test_contract.py"):
-        told = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, timeout=60)
-        offered |= set(re.findall(r"--[a-z-]+", told.stdout))
+        offered |= set(re.findall(r"--[a-z-]+", run("--help", script=str(ROOT / script))[1]))
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= offered
     named = re.findall(r"(?<![\w.])(tests/[\w./-]*\w|\.ci/run|requirements\.txt|\w+_api\.py)", README)
     assert [name for name in named if not (ROOT / name).exists()] == []

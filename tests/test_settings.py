@@ -6,8 +6,6 @@
 - a catalogue that may not be seen is skipped with a notice; a rehearsal takes what it does not know, and says so
 """
 
-from __future__ import annotations
-
 import re
 import runpy
 from pathlib import Path

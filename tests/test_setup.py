@@ -10,8 +10,6 @@
 | Abaqus in the background is refused, for the platform's own check is switched off | abaqus |
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

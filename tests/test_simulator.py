@@ -1,8 +1,6 @@
 """The simulator is what the other tests stand on. test_contract.py holds it to the platform; here is the rest: what it
 refuses, how it misbehaves, and the command that rehearses."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re

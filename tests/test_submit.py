@@ -9,8 +9,6 @@ Two processes at one link     start one job, wherever the second one comes in
 Names and ids                 that can be none are refused before anything is sent or written
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math
@@ -24,7 +22,7 @@ import pytest
 
 import rescale_rest_api as rescale
 from conftest import here, paths_asked
-from in_memory import JOB_ID, PLATFORM, TOKEN, a_list, connect
+from in_memory import HTML, JOB_ID, PLATFORM, TOKEN, a_list, connect
 
 
 @pytest.mark.parametrize(("job_name", "windows", "link"), [
@@ -60,8 +58,8 @@ def test_a_job_that_has_statuses_is_not_submitted_again(resubmit, job_name, acce
     assert capsys.readouterr().out == f"Job {job_id} : submitted earlier\n"
 
 
-OWN, GATEWAY = (400, {"detail": "Refused."}), (404, b"<html>Not found</html>", {"Content-Type": "text/html"})
-UNCLEAR, HEARD, LOST = (504, b"", {"Content-Type": "text/html"}), (200, b""), (503, b"")
+OWN, GATEWAY = (400, {"detail": "Refused."}), (404, b"<html>Not found</html>", HTML)
+UNCLEAR, HEARD, LOST = (504, b"", HTML), (200, b""), (503, b"")
 
 
 def submit(clock, answers, shows_after=0.0, looks=(), outage=0.0):
@@ -133,12 +131,6 @@ def test_a_job_of_that_name_which_cannot_be_asked_about_is_not_replaced(status, 
     with pytest.raises(rescale.RescaleError, match=str(status)):
         rescale.job_submit(PLATFORM, TOKEN, "job", JOB_ID)
     assert Path("job.job").read_text() == "LFZphb\n"
-
-
-def test_a_wait_that_the_platform_asks_for_is_told_and_kept(clock, capsys):
-    throttled = (429, {"detail": "Wait."}, {"Retry-After": "2400"})
-    first, second = submit(clock, [throttled, HEARD], 2500)[1]
-    assert (second - first >= 2400, "40 min" in capsys.readouterr().out) == (True, True)
 
 
 def test_a_second_submission_that_is_refused_for_the_first_was_heard_is_a_success(clock):

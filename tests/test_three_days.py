@@ -1,44 +1,33 @@
-"""A day of a job in seconds: what job_monitor asks, prints and keeps while a job runs and the network does not.
+"""Half a day of a job in seconds: what job_monitor asks, prints and keeps while a job runs and the network does not.
 
 | promise | asserted as |
 |---|---|
-| it ends with the job, and not before, through an outage of six hours and 2 % of failing requests | ends |
-| every status is printed once, every line of the log at most once, and `...` where some were missed | shown |
+| it ends with the job, and not before, through an outage of four hours and 2 % of failing requests | ends |
+| every status and every line of the log is printed once, but for what an outage hides | shown |
 | it asks the platform no more than its limit per hour, in an outage once a minute | asks |
-| an outage is told when it begins, now and then, and when it is over | lost, back |
 | its memory does not grow | memory |
-"""
 
-from __future__ import annotations
+What it says of an outage: test_faults.py
+"""
 
 import gc
 import random
 import time
 import tracemalloc
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import requests
 
 import rescale_rest_api as rescale
 from conftest import Clock
-from in_memory import JOB_ID, PLATFORM, TOKEN, Platform, Transport, a_list
+from in_memory import JOB_ID, PLATFORM, TOKEN, Platform, Transport, history
 
 HOUR = 3600  # seconds
-END = 24 * HOUR
-OUTAGE = range(16 * HOUR, 22 * HOUR)
+END = 14 * HOUR
+OUTAGE = range(8 * HOUR, 12 * HOUR)
 LINE_INTERVAL = 4  # seconds between two lines of the log
 MEMORY = 32 * 1024  # bytes that three hours may leave behind; 12 per request would be more
 STATUSES = {"Pending": 0, "Queued": 60, "Started": 600, "Validated": 660, "Executing": 700, "Completed": END}
-BEGIN = datetime(2026, 11, 22, tzinfo=timezone.utc)
-HISTORY = [
-    {"status": status, "statusReason": "Completed successfully" if status == "Completed" else None,
-     "statusDate": (BEGIN + timedelta(seconds=since)).isoformat()} for status, since in STATUSES.items()]
-PAGE = b"<html>Bad gateway</html>", {"Content-Type": "text/html"}
-FAULTS = (
-    requests.ConnectionError("Connection aborted."), requests.ReadTimeout("Read timed out."),
-    (429, {"detail": "Request was throttled."}, {"Retry-After": "60"}), (200, *PAGE),
-    (200, b'{"count": 5, "next": null, "resul'), (200, b""), (500, *PAGE), (502, *PAGE), (504, *PAGE))
 
 
 class Job(Transport):
@@ -47,41 +36,39 @@ class Job(Transport):
     def __init__(self, clock) -> None:
         super().__init__(self.answer)
         self.clock, self.random, self.platform = clock, random.Random(20261122), Platform()
-        self.asked = [0] * 25  # requests in each hour
-        self.failed = self.in_outage = 0
-        self.memory: list[int] = []  # bytes in use at 12 h and at 15 h: looked at no longer, for it takes its time
+        self.prepared: dict[str, requests.PreparedRequest] = {}  # by url
+        self.asked = [0] * 15  # requests in each hour
+        self.memory: list[int] = []  # bytes in use at 4 h and at 7 h: looked at no longer, for it takes its time
 
     def request(self, method, url, **_):
-        """Stand in for requests.Session, which takes too long for 15 000 requests."""
-        return self.send(requests.Request(method, url).prepare())
+        """Stand in for requests.Session, which takes too long for 10 000 requests."""
+        if url not in self.prepared:
+            self.prepared[url] = requests.Request(method, url).prepare()
+        return self.send(self.prepared[url])
 
     def answer(self, request):
         now = self.clock.now
         self.asked[int(now // HOUR)] += 1
-        if len(self.memory) < 2 and now > (12 + 3 * len(self.memory)) * HOUR:
+        if len(self.memory) < 2 and now > (4 + 3 * len(self.memory)) * HOUR:
             tracemalloc.start()
             gc.collect()
             self.memory.append(tracemalloc.get_traced_memory()[0])
             if len(self.memory) == 2:
                 tracemalloc.stop()
-        if int(now) in OUTAGE:
-            self.in_outage += 1
-            raise requests.ConnectionError("No route to host")
-        if self.random.random() < 0.02:
-            self.failed += 1
-            answer = self.random.choice(FAULTS)
-            if isinstance(answer, Exception):
-                raise type(answer)(*answer.args)  # a new one, for each keeps where it was raised
-            return answer
+        if int(now) in OUTAGE or self.random.random() < 0.01:
+            raise requests.ConnectionError("No route to host" if int(now) in OUTAGE else "Connection aborted.")
+        if self.random.random() < 0.01:
+            return 502, b"<html>Bad gateway</html>"
         if "/statuses/" in request.url:
-            return 200, a_list(*[entry for entry, since in zip(HISTORY, STATUSES.values()) if since <= now][::-1])
+            past = [status for status, since in STATUSES.items() if since <= now]
+            return 200, history(*((one, "Completed successfully" if one == "Completed" else None) for one in past))
         if "/tail/" in request.url:
             last = int(now // LINE_INTERVAL)
             return 200, {"lines": [f"[03:04:05Z]: increment {number}" for number in range(last - 19, last + 1)]}
         return self.platform(request)
 
 
-def test_a_monitor_of_a_day_ends_right_asks_little_says_all_once_and_does_not_grow(monkeypatch):
+def test_a_monitor_of_half_a_day_ends_right_asks_little_says_all_once_and_does_not_grow(monkeypatch):
     """One test, for it takes its time, and every worker of xdist would make a fixture of its own."""
     clock = Clock(0)
     job = Job(clock)
@@ -96,22 +83,14 @@ def test_a_monitor_of_a_day_ends_right_asks_little_says_all_once_and_does_not_gr
         finally:
             tracemalloc.stop()
     lines = Path("screen").read_text(encoding="utf-8").splitlines()
-    assert (sum(job.asked) > 12_000, job.failed > 200, job.in_outage > 300) == (True,) * 3  # it was put to the test
 
     assert END <= clock.now < END + 60  # ends
     assert [line for line in lines if line.startswith("Job ")] == [f"Job {JOB_ID} : {status}" for status in STATUSES]
-    assert (max(job.asked) <= 1000, max(job.asked[17:21]) <= 75) == (True, True)  # asks
+    assert sum(job.asked) > 8000  # asks, and not more than the platform allows
+    assert (max(job.asked) <= 1000, max(job.asked[9:11]) <= 75) == (True, True)
 
-    numbers = [int(line.rpartition(" ")[2]) if "increment" in line else -1 for line in lines]
-    shown = [number for number in numbers if number >= 0]
+    shown = [int(line.rpartition(" ")[2]) for line in lines if "increment" in line]
     assert shown == sorted(set(shown))
     written = (END - STATUSES["Executing"] - len(OUTAGE)) / LINE_INTERVAL
     assert 0.98 * written < len(shown) <= written + 40
-    gaps = sum(after > before + 1 for before, after in zip(shown, shown[1:]))
-    assert gaps <= lines.count("...") <= gaps + 40  # sometimes twenty lines cannot tell that none are missing
-
-    lost = [number for number, line in enumerate(lines) if "No route to host" in line]
-    assert len(OUTAGE) / 600 - 2 <= len(lost) <= len(OUTAGE) / 600 + 1
-    assert all("platform.example" in lines[number] for number in lost)
-    assert next(line for line in lines[lost[-1] + 1:] if "increment" not in line) == "- platform.example is back"
     assert job.memory[1] - job.memory[0] < MEMORY

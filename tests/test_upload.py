@@ -4,10 +4,10 @@
 |---|---|
 | files arrive whole and in order, their length announced, not chunked, with the guide's lines | several, volumes |
 | a name arrives as it is; what cannot travel in a form, is missing or there twice is refused first | name, missing |
-| a large archive goes in volumes of max(VOLUME, size / VOLUMES), eight at once | volumes |
-| what the platform confirms by its SHA-512 is not sent again; all else is, whatever the journal says | confirm |
+| a large archive, and nothing else, goes in volumes of max(VOLUME, size / VOLUMES), eight at once | volumes |
+| what the platform confirms by SHA-512 is not sent again; all else is, whatever the journal says | changed, confirm |
 | after a change or an error only what is missing is sent (after a kill: test_kill.py) | confirm, only_what_is_missing |
-| what fails on the way or is stored otherwise is sent again, whole; a refusal is told at once | the next three |
+| what fails on the way or is stored otherwise is sent again, whole; a refusal is told at once | the next two |
 | a file that changes while it is sent is an error; Ctrl-C ends all connections at once | changes, ctrl_c |
 """
 
@@ -106,20 +106,22 @@ def test_what_is_missing_or_of_one_name_is_named_and_nothing_is_sent(input_file,
 
 
 @examples
-@given(size=st.integers(0, 30_000) | st.sampled_from([0, 3000, 3001, 8000, 8001, 16_000, 16_001]))
-def test_a_large_archive_goes_in_volumes_of_which_none_is_small_nor_are_there_many(size, access, sim):
+@given(size=st.integers(0, 30_000) | st.sampled_from([0, 3000, 3001, 8000, 8001, 16_000, 16_001]),
+       other=st.sampled_from([{}, {}, {"input_file": "mesh.cgns"}, {"decompress": False}]))
+def test_a_large_archive_goes_in_volumes_of_which_none_is_small_nor_are_there_many(size, other, access, sim):
     assert (rescale.VOLUME, rescale.VOLUMES, rescale.VOLUME_FROM) == (16 << 20, 128, 64 << 20)  # as shipped
-    Path(ARCHIVE).write_bytes(random.randbytes(size))
+    path = Path(other.get("input_file", ARCHIVE))
+    path.write_bytes(random.randbytes(size))
     with mock.patch.multiple(rescale, VOLUME=1000, VOLUMES=8, VOLUME_FROM=3000):
-        inputfiles_list = rescale.upload_local_files(*access)
+        inputfiles_list = rescale.upload_local_files(*access, **other)
     last = [record.headers for record in sim.requests if record.method == "POST"][-1]
     assert ("Content-Length" in last, "Transfer-Encoding" in last) == (True, False)  # the platform takes no chunks
-    if size <= 3000:
-        assert inputfiles_list[0]["decompress"] is True
+    if size <= 3000 or other:  # or what is not to be unpacked
         file = sim.files[inputfiles_list[0]["id"]]
-        assert (file.name, file.path.read_bytes()) == (ARCHIVE, Path(ARCHIVE).read_bytes())
+        assert inputfiles_list == [{"id": file.id, "decompress": other.get("decompress", True)}]
+        assert (file.name, file.path.read_bytes()) == (path.name, path.read_bytes())
     else:
-        assert joined(sim, inputfiles_list) == Path(ARCHIVE).read_bytes()
+        assert joined(sim, inputfiles_list) == path.read_bytes()
         assert len(inputfiles_list) == (8 if size > 7000 else -(-size // 1000))
         assert len({sim.files[entry["id"]].size for entry in inputfiles_list[:-1]}) == 1
 
@@ -140,18 +142,16 @@ def test_volumes_go_eight_at_once(access, sim, large, capsys):
     assert capsys.readouterr().out.startswith(f"- {ARCHIVE} uploaded\nAll files uploaded successfully!\n")
 
 
-def test_what_is_not_to_be_unpacked_does_not_go_in_volumes(access, sim, large):
-    Path("mesh.cgns").write_bytes(large.read_bytes())
-    assert rescale.upload_local_files(*access, "mesh.cgns") == [{"id": [*sim.files][0], "decompress": True}]
-    assert rescale.upload_local_files(*access, decompress=False) == [{"id": [*sim.files][1], "decompress": False}]
-    assert {file.path.read_bytes() for file in sim.files.values()} == {large.read_bytes()}
-
-
-def test_what_has_not_changed_is_not_sent_again_even_packed_anew(access, sim, large, capsys):
+def test_what_has_not_changed_is_not_sent_again_even_packed_anew_or_sent_to_another_platform_meanwhile(
+    access, sim, large, tmp_path, capsys
+):
     for content in (b"small", random.randbytes(5 * VOLUME)):
         Path("mesh.bin").write_bytes(content)
         first = rescale.upload_local_files(*access, rescale.create_tar_gz())
         sent = posts(sim)
+        with Simulator(tmp_path / str(sent), speed=0) as other:  # as when a chain is rehearsed in between
+            rescale.upload_local_files(other.url, f"Token {other.token}")
+            assert posts(other) == len(first)
         capsys.readouterr()
         assert rescale.upload_local_files(*access, rescale.create_tar_gz()) == first
         assert posts(sim) == sent
@@ -197,14 +197,6 @@ def test_what_the_platform_does_not_confirm_is_sent_again(spoil, missing, access
         assert rescale.upload_local_files(*access) == inputfiles_list
 
 
-def test_what_one_platform_holds_is_not_taken_for_the_others_nor_forgotten_meanwhile(access, sim, large, tmp_path):
-    first = rescale.upload_local_files(*access)
-    with Simulator(tmp_path / "other", speed=0) as other:  # as when a chain is rehearsed in between
-        assert joined(other, rescale.upload_local_files(other.url, f"Token {other.token}")) == large.read_bytes()
-    assert rescale.upload_local_files(*access) == first
-    assert posts(sim) == 7
-
-
 @pytest.mark.parametrize("fault", ["reset_midway", "timeout_after", "truncated", "throttled", "503_after", "redirect"])
 def test_a_volume_that_fails_on_the_way_is_sent_again_whole(fault, access, sim, large, monkeypatch):
     monkeypatch.setattr(rescale, "UPLOAD_TIMEOUT", 1.5)
@@ -213,28 +205,26 @@ def test_a_volume_that_fails_on_the_way_is_sent_again_whole(fault, access, sim, 
     assert (sim.faults[0].hits, posts(sim)) == (1, 8)
 
 
-@pytest.mark.parametrize(("answer", "times"), [
-    ({"decryptedSize": 199_999}, 2), ({"fileChecksums": [{"hashFunction": "sha512", "fileHash": "0" * 128}]}, 2),
-    ({"md5": "0" * 32}, 2), ({"name": "another"}, 1),
-], ids=["size", "SHA-512", "MD5", "name"])
-def test_what_is_stored_otherwise_than_it_was_sent_is_sent_again_and_another_name_refused(answer, times, clock, large):
-    os.truncate(large, 100)
-    answers = iter([answer, {}])  # one that says nothing of what it has stored is believed
-    transport = connect(lambda _: (201, {"id": "abCdEf", **next(answers)}))
-    with pytest.raises(rescale.RescaleError, match="another") if times == 1 else contextlib.nullcontext():
-        assert rescale.upload_local_files(PLATFORM, TOKEN) == [{"id": "abCdEf", "decompress": True}]
-    assert transport.count == times
+STORED = (201, {"id": "abCdEf"})  # says nothing of what it is, and is believed
+REFUSED = (413, {"detail": "Too large."})
 
 
-@pytest.mark.parametrize("kind", ["application/json", "text/html"])
-def test_a_file_that_is_too_large_for_the_platform_is_told_with_its_size_and_not_sent_again(kind, clock, capsys):
-    Path("a.inp").write_text("x")
-    Path("b.inp").write_bytes(bytes(200_000))
-    answers = iter([(201, {"id": "abCdEf"}), (413, {"detail": "Too large."}, {"Content-Type": kind})])
-    connect(lambda _: next(answers))
-    with pytest.raises(rescale.RescaleError, match=r"(?=.*413)(?=.*b\.inp)(?=.*200,000)"):
-        rescale.upload_local_files(PLATFORM, TOKEN, "a.inp b.inp")
-    assert capsys.readouterr().out == "- a.inp uploaded\n"
+@pytest.mark.parametrize(("answers", "error"), [
+    *(([(201, {"id": "abCdEf", **otherwise}), STORED], None) for otherwise in (
+        {"decryptedSize": 99_999}, {"md5": "0" * 32},
+        {"fileChecksums": [{"hashFunction": "sha512", "fileHash": "0" * 128}]})),
+    ([(201, {"id": "abCdEf", "name": "another"})], "another"), ([REFUSED], r"(?=.*413)(?=.*b\.inp)(?=.*100,000)"),
+    ([(*REFUSED, {"Content-Type": "text/html"})], r"(?=.*413)(?=.*b\.inp)(?=.*100,000)"),
+], ids=["size", "MD5", "SHA-512", "name", "too large", "too large for what is between"])
+def test_what_is_stored_otherwise_than_it_was_sent_is_sent_again_and_a_refusal_told(answers, error, clock, capsys):
+    for name in ("a.inp", "b.inp"):
+        Path(name).write_bytes(bytes(100_000))
+    left = iter([STORED, *answers])
+    connect(lambda _: next(left))
+    with pytest.raises(rescale.RescaleError, match=error) if error else contextlib.nullcontext():
+        assert rescale.upload_local_files(PLATFORM, TOKEN, "a.inp b.inp") == [{"id": "abCdEf", "decompress": True}] * 2
+    assert not list(left)
+    assert capsys.readouterr().out.startswith("- a.inp uploaded\n" + "- b.inp uploaded\n" * (not error))
 
 
 @pytest.mark.parametrize("change", [
