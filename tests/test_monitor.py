@@ -192,6 +192,12 @@ def test_a_look_at_the_log_that_fails_loses_no_line_and_waiting_is_shown_once(fa
     assert (lines.count("Waiting....."), log_part(lines)) == (1, text(1, 6).splitlines())
 
 
+def test_of_a_line_that_is_cut_nothing_is_shown_for_it_may_be_half_a_key(sim, ended, watch):
+    log = f"key {sim.token}\n".encode() + b"y" * (rescale.LOG_TAIL - 20)
+    error = watch(ended({LOG: log, "rescale_failed.tar.gz": b"x"}, "Executing Completed:A_run_failed"))[1]
+    assert ("yyy" in str(error), sim.token[-9:] in str(error)) == (True, False)
+
+
 CLOSINGS = {  # what the log ends with; before: a phrase that only a program has printed
     "none": None,
     "0": f"{STAMP}Exited with code 0\n{STAMP}\n",
