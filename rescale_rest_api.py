@@ -1643,7 +1643,7 @@ class Chain:
             return numbers[batch_name]
         number, job_id = self.done(), self.links[self.done()].job_id
         has_ended = job_id is not None and _has(_statuses(access, job_id), ENDED)
-        if has_ended and _ended(access, str(job_id)).outcome != "succeeded":
+        if job_id and has_ended and _ended(access, job_id).outcome != "succeeded":
             return number
         if job_id and number + 1 < len(self.links):
             return number + 1  # it has no job yet, and takes what was changed until now

@@ -4,10 +4,9 @@
     python tests/benchmark.py            one table in some four minutes; exit status 1 if a limit is broken
     python tests/benchmark.py --quick    less data, one run and no limits: shows that all of it works
 
-What has a limit was promised; what is sent again after a kill is in test_kill.py. Times are medians of several runs;
-ours and the reference take turns, and a ratio is the median of the pairs' ratios, for the computer may have other
-things to do meanwhile. Every run is a process of its own, for the sake of its memory, and ends when its file is on the
-disk. In TMPDIR 4 GB must be free.
+What has a limit was promised. Times are medians of several runs; ours and the reference take turns, and a ratio is the
+median of the pairs' ratios, for the computer may have other things to do meanwhile. Every run is a process of its own,
+for the sake of its memory, and ends when its file is on the disk. In TMPDIR 4 GB must be free.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Size(NamedTuple):
     inputs: tuple[int, int, int]  # bytes of the text mesh deck, bytes of the binary field, small files
     large: int  # bytes of a file to send and to fetch on a fast line
     limited: int  # bytes of one to fetch on a limited line
-    upload: int  # bytes of one to send on a limited line
+    upload: int  # bytes of one to send on a limited line, and to send again
     step: float  # seconds between two looks at a job's status
     interval: float  # and at its files
 
@@ -335,6 +334,34 @@ def upload_rows(folder: Path, large: Path, size: Size) -> Iterator[Row]:
         ours, toolbelt = in_turns(1, (upload, url, slow), (upload_with_toolbelt, url, slow))
     yield beside(f"    {size.upload / 1e6:.0f} MB, {LINE / 1e6:.0f} MB/s per connection", ours, toolbelt,
                  "toolbelt's default", 1 / 4)
+    yield killed_row(folder, slow, size)
+
+
+def killed_row(folder: Path, path: Path, size: Size) -> Row:
+    """Row 2, continued: how much of an upload that was killed at 60 % is sent again."""
+    from rescale_simulator import Simulator  # not above: every run would import its Flask
+
+    with Simulator(folder / "uploads", token=TOKEN[6:], speed=0, upload_rate=LINE) as sim:
+        first = FORKS.Process(target=measured, args=(upload, (sim.url, path)), daemon=True)
+        first.start()
+        deadline = time.monotonic() + 120
+        while (before := arrived(sim)) < 0.6 * size.upload and time.monotonic() < deadline:
+            time.sleep(0.02)
+        first.kill()
+        first.join()
+        stored = sum(file.size for file in list(sim.files.values()))
+        run(rescale.upload_local_files, sim.url, TOKEN, path)
+        again = max(0, before - stored) / size.upload
+        return Row("    killed at 60 %: sent again", f"{100 * again:.0f} %", "", "", "<= 33 %", again <= 1 / 3)
+
+
+def arrived(sim: Any) -> int:
+    """How many bytes of uploads a simulator has, unfinished ones too."""
+    sizes = []
+    for path in (sim.folder / "files").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just been refused
+            sizes.append(path.stat().st_size)
+    return sum(sizes)
 
 
 # 3. Download
