@@ -22,6 +22,7 @@ import rescale_rest_api as rescale
 from conftest import wait_until
 from rescale_simulator import Fault
 from test_main import WAITS
+from two_jobs import paste
 
 
 @pytest.fixture
@@ -71,7 +72,8 @@ def test_the_files_of_a_failed_job_are_fetched_with_the_hint_into_a_folder_of_it
     hint = re.search(r"To download its files: python (.+)", command("monitor", job_id)[2])[1]
     Path("an other folder").mkdir()
     os.chdir("an other folder")
-    done = subprocess.run(f"{sys.executable} {hint}", shell=True, capture_output=True, text=True, timeout=60, check=True)
+    done = paste(f"{sys.executable} {hint}")
+    assert done.returncode == 0, done.stderr
     folder = Path(f"{name[:60]}.{job_id}")  # more might not be a name here
     assert done.stdout.splitlines()[-1].endswith(f" {folder}{os.sep}")
     assert sorted(Path().rglob("*")) == [folder, folder / "process_output.log", folder / "rescale_failed.tar.gz"]
