@@ -30,7 +30,6 @@ import functools
 import getpass
 import glob
 import hashlib
-import http.cookiejar
 import itertools
 import json
 import logging.handlers
@@ -45,7 +44,6 @@ import tarfile
 import tempfile
 import threading
 import time
-import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -79,13 +77,12 @@ READ_TIMEOUT = 60  # seconds without a byte of the answer
 UPLOAD_TIMEOUT = 600  # seconds until an upload is answered: the platform stores and sums up gigabytes first
 PATIENCE = 600  # seconds of an outage after which a call gives up; job_monitor never does
 FIRST_PATIENCE = 60  # seconds, for a chain's first request: its address may be misspelt
-GLANCE_PATIENCE = 5  # seconds, for the table of a chain, which shows a ? instead
 THROTTLE_PATIENCE = 3900  # seconds to wait when the platform asks for it: it counts requests per hour
 OUTAGE_INTERVAL = 600  # seconds of an outage between two lines that say so
 SUBMIT_PATIENCE = 60  # seconds until a submitted job must show a status
 FILES_INTERVAL = 1  # seconds between the two looks at a job's file list that must agree
 FILES_PATIENCE = 300  # seconds after which the file list of a job that has ended counts as it is, and ...
-GLANCE = 10  # ... for those who only want to show it
+GLANCE = 10  # ... for those who only want to show it, with a ? where the platform does not answer
 AT_END_TIMEOUT = 300  # seconds for the user's command at the end of a chain
 PROGRESS_DELAY = 2  # seconds before a transfer's progress is worth a line
 PAGE_SIZE = 1000  # entries per page, the platform's largest
@@ -126,10 +123,6 @@ FAILURES = (
      "It ran out of time: raise walltime, or continue from a restart file in another link."),
     (r"no space left on device|disk quota exceeded",
      "The disk was full: take a core type with more storage, more nodes, or write fewer results."),
-    (r"rescale_rest_api: still being written",
-     "Something that the command started had not ended with it: add `wait $!` behind what runs in the background."),
-    (r"could not allocate compute resources",
-     "No machine of this core type was free: try again later with --repeat, or take another core type."),
     (r"out of memory|oom-?kill|cannot allocate memory|std::bad_alloc|(^|\]: )\S*memoryerror",
      "The memory was not enough: take more cores or a core type with more memory per core."),
     (r"detected lock file|\.lck\b.{0,60}(?<!not )exist|old job files exist",
@@ -138,20 +131,23 @@ FAILURES = (
      "MPI was asked for more processes than there are cores: see core_per_slot and the number in the command."),
     (r": permission denied",
      "A file could not be used: make a script executable in the command (`chmod +x FILE`), or run `bash FILE`."),
-    (r"command not found|: \d+: \S+: not found$",
-     "A program was not found: is it spelt right, and is code_name the tile that brings it?"),
     (r"^(?!.*\b(rm|ls): cannot ).*no such file or directory"
      r"|(cannot|could not) (open|find) (the )?(input )?file|filenotfounderror"
      r"|input file .{0,80}(not found|does not exist)",
      "A file was missing: input files must lie directly in input_path; what a link needs the one before must leave."),
 )
 
-Access = tuple[str, str]  # platform and token, as platform_my_token returns them
 Batches = Sequence[tuple[str, str]]  # batch name and command of each link of a chain
+Catalogue = Mapping[str, Mapping[str, Any]]  # what the platform offers, by its code
 StrPath = Union[str, "os.PathLike[str]"]
 T = TypeVar("T")
 R = TypeVar("R")
 
+
+class _Access(NamedTuple):
+    platform: str
+    token: str
+    patience: float = PATIENCE  # seconds of faults after which a call gives up; with less it only glances at a job
 
 class RescaleError(Exception):
     """What failed, what the server said, what was kept and what to do next; never the token."""
@@ -175,7 +171,7 @@ class JobFailed(RescaleError):
 
 def platform_my_token(
     rescale_platform: str | None = None, my_token: str | None = None, *, profile: str | None = None
-) -> Access:
+) -> tuple[str, str]:
     """Find the platform's address and the API key.
 
     Each is the argument, else RESCALE_API_URL and RESCALE_API_KEY, else what section `profile` (`default`) of
@@ -234,13 +230,11 @@ def create_tar_gz(input_path: StrPath | None = None, output_filename: str = ARCH
     `Successfully created rescale.tar.gz in <folder>`. Raises RescaleError for an unknown or empty folder and for a
     file that cannot be read whole; an older archive of that name is then left as it was.
     """
-    with _file_errors("the current folder cannot be used"):
-        output = Path(output_filename).absolute()
+    output = Path(output_filename).absolute()
     files, folders, left_out = _input_files_of(input_path, output.name)
-    if folders:
-        _say(f"- folders left out: {', '.join(folders)}")
-    if left_out:
-        _say(f"- not packed: {', '.join(left_out)}")
+    for what, names in (("folders left out", folders), ("not packed", left_out)):
+        if names:
+            _say(f"- {what}: {', '.join(names)}")
     _pack(files, output)
     _say(f"Successfully created {output.name} in {output.parent}")
     return output
@@ -273,22 +267,15 @@ def _input_files_of(input_path: StrPath | None, archive: str = ARCHIVE) -> tuple
                 left_out.append(f"{path.name} (not a regular file)")
             elif _holds_key(path, keys):
                 left_out.append(f"{path.name} (holds an API key)")
-            elif not _is_bookkeeping(path):
+            elif not BOOKKEEPING.fullmatch(path.name):
                 files.append(path)
     if not files:
-        without = ", ".join([*folders, *left_out]) or "nothing"
-        raise RescaleError(f"input_path {folder.absolute()} holds no files to pack. Not packed: {without}")
+        raise RescaleError(f"input_path {folder.absolute()} holds no files to pack, only: {folders + left_out}")
     return files, folders, left_out
 
 
-def _is_bookkeeping(path: Path) -> bool:
-    """Whether a file is one that this library writes beside the input files: of a chain, a job, an upload."""
-    ours = r".+@.+@\d{8}-\d{6}\.(job|log|desktop|url|rescale-001)|\..+\.(part|uploaded|job|chain)"
-    job, links = path.with_suffix(".job"), [path.with_suffix(".desktop"), path.with_suffix(".url")]
-    is_pair = path in (job, *links) and job.is_file() and any(link.is_file() for link in links)
-    return is_pair or bool(re.fullmatch(ours, path.name))
-
-
+# What this library writes beside the input files: of a chain, a job, an upload.
+BOOKKEEPING = re.compile(r".+@.+@\d{8}-\d{6}\.(job|log|desktop|url|rescale-001)|\..+\.(part|uploaded|job|chain)")
 KEY = re.compile(rb"(token|apikey|RESCALE_API_KEY)[=:'\"\s]{1,12}(token\s+)?[0-9a-f]{40}(?![0-9a-f])", re.IGNORECASE)
 
 
@@ -338,8 +325,7 @@ def _tar(files: Iterable[Path], progress: _Progress) -> Iterator[bytes]:
 def _gzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """One ordinary gzip member whose blocks are deflated on all cores, as pigz does.
 
-    zlib lets go of the interpreter's lock while it works. Each block starts with the end of the one before it as its
-    dictionary, so that hardly anything is lost against deflating in one piece.
+    Each block starts with the end of the one before as its dictionary: hardly anything is lost against one piece.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = min(cores, 32)  # blocks in work are memory
@@ -381,7 +367,7 @@ def upload_local_files(
     platform holds already, by its SHA-512, is not sent again; `.NAME.uploaded` beside the file keeps the ids.
 
     Returns the list for job_setup: [{'id': 'dxGonb', 'decompress': True}], of volumes one entry each, with False.
-    Prints `- rescale.tar.gz uploaded` per file, or how much of it is on the platform already, then
+    Prints `- rescale.tar.gz uploaded` per file, or that it is on the platform already, then
     `All files uploaded successfully!` and the list. Raises RescaleError, before anything is sent, when a file does
     not exist or has a name that cannot be sent, and when one changes while it is sent or arrives as something else.
     Source: POST /api/v2/files/contents/ and GET /api/v2/files/{id}/ (rescale-api.md §2, §3).
@@ -389,12 +375,9 @@ def upload_local_files(
     inputfiles_list = []
     for path in _local_files(input_file):
         with _file_errors(f"{path} could not be uploaded"):
-            stored = _upload((rescale_platform, my_token), path, decompress and path.name.endswith(".tar.gz"))
+            stored = _upload(_Access(rescale_platform, my_token), path, decompress and path.name.endswith(".tar.gz"))
         inputfiles_list += [{"id": file_id, "decompress": decompress and len(stored) == 1} for file_id, _ in stored]
-        held = [sent for _, sent in stored].count(False)
-        if 0 < held < len(stored):
-            _say(f"- {path.name}: {held} of {len(stored)} parts are on the platform already")
-        _say(f"- {path.name} {'is on the platform already' if held == len(stored) else 'uploaded'}")
+        _say(f"- {path.name} {'uploaded' if any(sent for _, sent in stored) else 'is on the platform already'}")
     _say("All files uploaded successfully!")
     _say(f"inputfiles_list = {inputfiles_list}")
     return inputfiles_list
@@ -408,15 +391,12 @@ def _local_files(input_file: StrPath | Sequence[StrPath]) -> list[Path]:
     paths = [Path(name) for name in names if isinstance(name, (str, os.PathLike))]
     missing = [str(path) for path in paths if not path.is_file()]
     strange = [path.name for path in paths if re.search(r'[\x00-\x1f\x7f"\\\ud800-\udfff]', path.name)]
-    wrong = ""
     if missing or not paths or len(paths) < len(names):
-        wrong = f"{', '.join(missing) or repr(input_file)}: no such file; run create_tar_gz first or give the path"
-    elif strange:
-        wrong = f"{_shown(strange[0])}: a name with such characters would arrive as another one; rename the file"
-    elif len({path.name.casefold() for path in paths}) < len(paths):
-        wrong = f"{', '.join(map(str, paths))}: files of one name would overwrite each other in the job's work folder"
-    if wrong:
-        raise RescaleError(f"input_file {wrong}. Nothing was uploaded")
+        raise RescaleError(f"input_file {', '.join(missing) or input_file!r}: no such file; run create_tar_gz first")
+    if strange:
+        raise RescaleError(f"input_file {_shown(strange[0])}: such a name would arrive as another one; rename the file")
+    if len({path.name.casefold() for path in paths}) < len(paths):
+        raise RescaleError(f"input_file {', '.join(map(str, paths))}: files of one name would overwrite each other")
     return paths
 
 
@@ -429,7 +409,7 @@ class _Volume(NamedTuple):
     size: int  # bytes
 
 
-def _upload(access: Access, path: Path, in_volumes: bool) -> list[tuple[str, bool]]:
+def _upload(access: _Access, path: Path, in_volumes: bool) -> list[tuple[str, bool]]:
     """Send what the platform lacks of a file; return the ids of its parts, and whether each was sent."""
     before = path.stat()
     volumes = [_Volume(path, path.name, 0, before.st_size)]
@@ -450,39 +430,27 @@ def _upload(access: Access, path: Path, in_volumes: bool) -> list[tuple[str, boo
     return stored
 
 
-def _store(access: Access, progress: _Progress, journal: str, volume: _Volume) -> tuple[str, bool]:
+def _store(access: _Access, progress: _Progress, journal: str, volume: _Volume) -> tuple[str, bool]:
     """Upload a part unless the platform confirms to hold it; return its id, and whether it was sent."""
     checksum = _checksum(volume.path, "sha512", volume.start, volume.size) if journal else ""
     for file_id in re.findall(rf"^{checksum} ([\w-]{{1,64}})$", journal, re.MULTILINE):
-        try:
+        with contextlib.suppress(RescaleError):
             held = _file(_request(access, "GET", f"files/{file_id}/"))
-        except RescaleError as error:
-            if error.status not in (401, 403, 404):
-                raise
-        else:
             if (held.name, held.size, held.checksum) == (volume.name, volume.size, checksum) and held.usable:
                 progress.add(volume.size)
                 return held.id, False
-    post = functools.partial(_post, access, progress, volume)
-    try:
-        file_id, checksum = _patiently(post, access, "POST files/contents/", stop=progress.stop)
-    except RescaleError as error:
-        raise RescaleError(f"{volume.name}, {volume.size:,} bytes: {error}", error.status) from error
+    post, what = functools.partial(_post, access, progress, volume), f"POST files/contents/ of {volume.name}"
+    file_id, checksum = _patiently(post, access, what)
     journal_file = volume.path.with_name(f".{volume.path.name}.uploaded")
     with contextlib.suppress(OSError), journal_file.open("a", encoding="ascii") as file:
         file.write(f"\n{checksum} {file_id}\n")  # the first line end closes what a kill has left open
     return file_id, True
 
 
-def _post(access: Access, progress: _Progress, volume: _Volume) -> tuple[str, str]:
+def _post(access: _Access, progress: _Progress, volume: _Volume) -> tuple[str, str]:
     """Send a part once; return its id and SHA-512. What the platform says that it got must be what was sent."""
     body = _Body(volume, progress)
-    try:
-        stored = _file(_send(
-            access, "POST", "files/contents/", data=body, headers=body.headers, timeout=UPLOAD_TIMEOUT))
-    except BaseException:
-        progress.add(body.left - volume.size)  # it has not come any further
-        raise
+    stored = _file(_send(access, "POST", "files/contents/", data=body, headers=body.headers, timeout=UPLOAD_TIMEOUT))
     sent = body.digest.hexdigest()
     same = sent if stored.algorithm != "md5" else _checksum(volume.path, "md5", volume.start, volume.size)
     if stored.name not in (volume.name, stored.id):  # the last where the answer has none
@@ -510,7 +478,7 @@ class _Body:
             while self.left:
                 block = file.read(min(self.left, CHUNK))
                 if self.progress.stop.is_set():
-                    raise _Fault("stopped")
+                    raise RescaleError("stopped")
                 if not block:
                     raise RescaleError(f"{file.name} has become shorter while it was sent; nothing was set up")
                 self.digest.update(block)
@@ -548,8 +516,8 @@ def job_setup(
 
     `walltime` is in whole hours. `license_info` are the environment variables that name the licence server,
     {'LM_LICENSE_FILE': '27000@host'}; {} for none. `license_features` counts the licences that the job waits for,
-    {'abaqus': 8}. Two more arguments behind `command`, the feature_name and feature_count of the guide's later
-    versions, are taken as `license_features`.
+    {'abaqus': 8}. The feature_name and feature_count that stand behind `command` in the guide's later versions are
+    taken as `license_features`.
 
     Around `command`, which may `cd` and `exit` as it likes, the job removes the archive that it was given and has
     unpacked, and packs all that is left in its work folder: into rescale.tar.gz if the command succeeded, else into
@@ -588,7 +556,7 @@ def job_setup(
         "inputFiles": inputs,
     }
     job = {"name": job_name, "projectId": projectid or None, "isLowPriority": False, "jobanalyses": [tile]}
-    job_id = _identifier(_request((rescale_platform, my_token), "POST", "jobs/", json=job))
+    job_id = _identifier(_request(_Access(rescale_platform, my_token), "POST", "jobs/", json=job))
     _say(f"Job_ID: {job_id}")
     return job_id
 
@@ -724,11 +692,6 @@ def _licences(license_info: Any, license_features: Any) -> tuple[dict[str, str],
         {"featureSets": [{"name": "USER_SPECIFIED", "features": features}]} if features else None
 
 
-def abaqus_tokens(core_per_slot: int) -> int:
-    """How many licence tokens Abaqus takes for so many cores, for `license_features`: 5 for 1 core, 8 for 4."""
-    return int(5.0 * float(_whole_number("core_per_slot", core_per_slot, "cores")) ** 0.422)
-
-
 # 5. Submit
 
 
@@ -741,25 +704,24 @@ def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str)
     both start a job of that name. Raises RescaleError when they try, when the platform refuses the job, or accepts it
     and shows no status. Source: POST /api/v2/jobs/{id}/submit/ (rescale-api.md §6).
     """
-    access = rescale_platform, my_token
+    access = _Access(rescale_platform, my_token)
     _check_job_name(job_name)
     _check_job_id(job_id)
     job_file = Path(f"{job_name}.job")
     with _file_errors(f"{job_file} cannot be written; job {job_id} was not submitted"):
         made = _claim(access, job_file, job_id)
     sent = [] if made else ["earlier"]  # submissions that may have gone out
-    what = f"job {job_id} may have been started and be billed; it is safe to submit it again, its statuses are looked" \
-        f" at first. Its page: {_result_page(rescale_platform, job_id)}. POST submit"
+    page = _result_page(rescale_platform, job_id)
+    what = f"job {job_id} may have been started and be billed; it is safe to submit it again. {page}: POST submit"
     _patiently(functools.partial(_start, access, job_file, job_id, sent), access, what)
     _say(f"Job {job_id} : submitted{'' if 'now' in sent else ' earlier'}")
-    head, end = f"[Desktop Entry]\nType=Link\nName={job_name}", "desktop"
-    if WINDOWS:
-        head, end = "[InternetShortcut]", "url"
+    head, end = (f"[Desktop Entry]\nType=Link\nName={job_name}", "desktop") if not WINDOWS else \
+        ("[InternetShortcut]", "url")
     with contextlib.suppress(OSError), _whole_file(Path(f"{job_name}.{end}")) as file:  # a convenience: the job runs
-        file.write(f"{head}\nURL={_result_page(rescale_platform, job_id)}\n".encode())
+        file.write(f"{head}\nURL={page}\n".encode())
 
 
-def _claim(access: Access, job_file: Path, job_id: str) -> bool:
+def _claim(access: _Access, job_file: Path, job_id: str) -> bool:
     """See to it that the .job file holds this job's id; tell whether it was made just now."""
     other = _read_job(job_file)
     if other == "":  # being written at this moment, or left by a kill between the name and the id
@@ -817,7 +779,7 @@ def _in_use(path: Path) -> RescaleError:
     return RescaleError(f"{path.name}: another process is at work on it, let it finish. Nothing was started")
 
 
-def _start(access: Access, job_file: Path, job_id: str, sent: list[str]) -> None:
+def _start(access: _Access, job_file: Path, job_id: str, sent: list[str]) -> None:
     """Look at the statuses of a job, which alone decide; if there are none submit it, once, and look again.
 
     `sent`: the submissions that may have gone out; where there are any, a status may take a while to show.
@@ -835,11 +797,10 @@ def _start(access: Access, job_file: Path, job_id: str, sent: list[str]) -> None
             job_file.unlink(missing_ok=True)
         raise
     if not _shows_status(access, job_id, SUBMIT_PATIENCE):
-        raise RescaleError(f"job {job_id} was accepted, but has no status after {SUBMIT_PATIENCE} s; submit it again. "
-                           f"Its page: {_result_page(access[0], job_id)}")
+        raise RescaleError(f"job {job_id} was accepted, but has no status: {_result_page(access.platform, job_id)}")
 
 
-def _shows_status(access: Access, job_id: str, seconds: float) -> bool:
+def _shows_status(access: _Access, job_id: str, seconds: float) -> bool:
     """Whether the platform shows a status of a job within so many seconds, in which it answers: an outage is none."""
     while not _statuses(access, job_id):
         if seconds <= 0:
@@ -856,17 +817,18 @@ def job_monitor(rescale_platform: str, my_token: str, job_id: str) -> None:
     """Follow a job until it has ended, through outages of any length.
 
     Prints `Job LFZphb : Pending` and so on, once per change, and while the job executes the new lines of its
-    process_output.log: `...` where lines were missed, `Waiting.....` until the log can be read.
+    process_output.log, `Waiting.....` until it can be read.
     Raises JobFailed unless the job succeeded, RescaleError when the platform refuses the question (401, 403, 404).
     Source: GET /api/v2/jobs/{id}/statuses/ and …/runs/1/tail/ (rescale-api.md §7, §8).
     """
-    access = rescale_platform, my_token
+    access = _Access(rescale_platform, my_token, math.inf)
     _check_job_id(job_id)
-    shown, log = list[_Status](), list[str]()
+    if not _shows_status(access, job_id, SUBMIT_PATIENCE):
+        raise RescaleError(f"job {job_id} has no status: it was never submitted; see job_submit")
+    shown, log, next_look = list[_Status](), list[str](), 0.0
     places = [LOG, f"shared/{LOG}"]  # the second where the tile works in work/shared
-    patience, next_look = float(SUBMIT_PATIENCE), 0.0
     while True:
-        history = _statuses(access, job_id, math.inf)
+        history = _statuses(access, job_id)
         for entry in history:
             if entry not in shown:
                 if not shown or entry.status != shown[-1].status:
@@ -874,8 +836,6 @@ def job_monitor(rescale_platform: str, my_token: str, job_id: str) -> None:
                 shown.append(entry)
         if _has(history, ENDED):
             break
-        if not shown and patience <= 0:
-            raise RescaleError(f"job {job_id} has no status: it was never submitted; see job_submit")
         if _has(history, {"executing"}) and time.monotonic() >= next_look:
             log = _follow(access, job_id, places[0], log)
             if not log:
@@ -884,8 +844,7 @@ def job_monitor(rescale_platform: str, my_token: str, job_id: str) -> None:
                     _say("Waiting.....")
             next_look = time.monotonic() + LOG_INTERVAL
         time.sleep(STATUS_INTERVAL)
-        patience -= STATUS_INTERVAL
-    verdict = _verdict(access, job_id, history, math.inf)
+    verdict = _verdict(access, job_id, history)
     if verdict.outcome != "succeeded":
         raise _job_failed(access, job_id, verdict)
 
@@ -897,20 +856,20 @@ class _Status(NamedTuple):
     plain: str  # the status in lower case
 
 
-def _statuses(access: Access, job_id: str, patience: float | None = None) -> list[_Status]:
+def _statuses(access: _Access, job_id: str) -> list[_Status]:
     """The job's status history, oldest first as far as that can be told; what is shown and explained depends on it."""
     history: list[_Status] = []
-    for item in _pages(access, f"jobs/{job_id}/statuses/", patience):
+    for item in _pages(access, f"jobs/{job_id}/statuses/"):
         status, date, reason = (_short(_text(item, key)) for key in ("status", "statusDate", "statusReason"))
         if status:
             history.insert(0, _Status(status, _date(date), reason, status.replace("_", " ").casefold()))
     return sorted(history, key=lambda entry: entry.date or _now()) if all(entry.date for entry in history) else history
 
 
-def _history(access: Access, job_id: str, patience: float | None = None) -> list[_Status] | None:
+def _history(access: _Access, job_id: str) -> list[_Status] | None:
     """The statuses of a job, None where the platform does not know it."""
     try:
-        return _statuses(access, job_id, patience)
+        return _statuses(access, job_id)
     except RescaleError as error:
         if error.status != 404:
             raise
@@ -923,42 +882,36 @@ def _has(history: list[_Status], statuses: set[str]) -> bool:
 
 
 def _date(text: str) -> datetime.datetime | None:
-    """A date as the platform writes it, `…Z` or with an offset, with or without fractions of a second."""
+    """A date as the platform writes it, `…Z` or with an offset, with or without microseconds."""
     with contextlib.suppress(ValueError):
-        text = re.sub(r"\.(\d+)", lambda match: f".{match[1]:0<6.6}", text)  # as Python 3.9 takes it
         date = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
         return date if date.tzinfo else date.replace(tzinfo=datetime.timezone.utc)
     return None
 
 
-def _follow(access: Access, job_id: str, place: str, shown: list[str]) -> list[str]:
-    """Print the lines of a live log that have not been shown; return the last ones that have.
-
-    For any answer that is not lines there is nothing to read yet, or no more.
-    """
+def _follow(access: _Access, job_id: str, place: str, shown: list[str]) -> list[str]:
+    """Print the new lines of a live log, for any other answer nothing; return the last ones that have been shown."""
     tail = list[str]()
     with contextlib.suppress(RescaleError, AttributeError, KeyError, TypeError):
-        reply = _request(access, "GET", f"jobs/{job_id}/runs/1/tail/{place}", patience=0, params={"lines": LOG_LINES})
+        once = access._replace(patience=0)
+        reply = _request(once, "GET", f"jobs/{job_id}/runs/1/tail/{place}", params={"lines": LOG_LINES})
         tail = [line.rstrip("\r\n") for line in reply["lines"]]
-    new, gap = _new_lines(shown, tail)
-    own = _without_command(new)
-    if own and (gap or (not shown and len(own) == LOG_LINES)):
-        _say("...")
-    for line in own:
+    new = _new_lines(shown, tail)
+    for line in _without_command(new):
         _say(line)
     return (shown + new)[-LOG_LINES:]
 
 
-def _new_lines(shown: list[str], tail: list[str]) -> tuple[list[str], bool]:
-    """The lines of `tail` behind those already shown, and whether lines in between were missed."""
+def _new_lines(shown: list[str], tail: list[str]) -> list[str]:
+    """The lines of `tail` behind those already shown."""
     for overlap in range(min(len(shown), len(tail)), 0, -1):
         *whole, last = shown[-overlap:]
         if whole == tail[: overlap - 1]:
             if last == tail[overlap - 1]:
-                return tail[overlap:], False
+                return tail[overlap:]
             if last.strip() and tail[overlap - 1].startswith(last):  # it had been half written when it was shown
-                return tail[overlap - 1:], False
-    return tail, bool(shown and tail)
+                return tail[overlap - 1:]
+    return tail
 
 
 def _without_command(lines: list[str]) -> list[str]:
@@ -969,8 +922,6 @@ def _without_command(lines: list[str]) -> list[str]:
 
 
 class _Verdict(NamedTuple):
-    """How a job ended."""
-
     outcome: str  # "succeeded", "failed", "stopped"; or "ended", where only a full look could tell
     reason: str
     exit_code: str  # of its command, " (exit code 1)", where the log tells one that is not 0
@@ -978,65 +929,57 @@ class _Verdict(NamedTuple):
     files: list[_File]  # what it left
 
 
-def _verdict(
-    access: Access, job_id: str, history: list[_Status], patience: float | None = None, *, glance: bool = False
-) -> _Verdict:
+def _verdict(access: _Access, job_id: str, history: list[_Status]) -> _Verdict:
     """How a job that has ended did: the one verdict, which all ask for.
 
     A job that job_setup made has succeeded exactly if a rescale.tar.gz is all that it left. If there is more beside
     it, the command packed by itself, and may have been killed at it: then, as for jobs of the web page, the platform's
-    word decides. All else that is known only explains. `glance`: not to wait for long for what it left to be listed.
+    word decides. All else that is known only explains.
     """
-    tiles = _job(access, job_id, patience)["jobanalyses"]
+    tiles = _job(access, job_id)["jobanalyses"]
     ours = any(str(tile.get("command")).startswith(OURS) for tile in tiles)  # so that its archive is a proof
     given = [_file(item) for tile in tiles for item in tile.get("inputFiles") or [] if _text(item, "id")]
     ends = [entry for entry in history if entry.plain in ENDED]
     reasons = [entry.reason for some in (ends, history) for entry in some if entry.reason]
     # Where the platform says otherwise, half an archive may be listed before what shows that it is one.
     doubted = bool(reasons) and reasons[0].casefold() != SUCCESS
-    wanted = (LOG,) if not ours else (FAILED_ARCHIVE, LOG) if doubted else (ARCHIVE, FAILED_ARCHIVE)
-    files = _outputs(access, job_id, given, wanted, patience, GLANCE if glance else FILES_PATIENCE)
+    wanted = {LOG} if not ours else {FAILED_ARCHIVE, LOG} if doubted else {ARCHIVE, FAILED_ARCHIVE}
+    files = _outputs(access, job_id, given, wanted)
     archive = _result(files)
     proven = ours and archive is not None and len(files) == 1
-    lines = [] if proven else _finished_log(access, files, patience, needed=not ours or archive is not None)
-    code = _exit_code(lines)
+    lines = [] if proven else _finished_log(access, files, needed=not ours or archive is not None)
+    # Only the closing line is the platform's: a program may print the like before.
+    closing = re.search(r"(?m)^(\[[^]]*\]: )?Exited with code (-?\d{1,9})(\s|\[[^]]*\]:)*\Z", "\n".join(lines))
+    code = int(closing[2]) if closing else None
     word = reasons[0].casefold() == SUCCESS if reasons else code == 0
     said = "; ".join(dict.fromkeys(reasons[::-1])) or ", ".join(entry.status for entry in ends)
     stopped = re.search(r"\buser (terminat|stop)|(terminated|stopped) by|cancel", said, re.I) or _has(history, STOPPED)
     outcome = "stopped" if stopped else "failed"
     if proven or ((archive or not ours) and word and not code):
         outcome = "succeeded"
-    elif glance and not stopped and (ours or not reasons) and not any(file.name in wanted for file in files):
+    elif access.patience < PATIENCE and not (stopped or wanted & {one.name for one in files}) and (ours or not reasons):
         outcome = "ended"
     return _Verdict(outcome, said, f" (exit code {code})" if code else "", _without_command(lines), files)
 
 
-def _exit_code(lines: list[str]) -> int | None:
-    """The exit code in the log's closing line, as the platform writes it: a program may print the like before."""
-    last = next((line for line in reversed(lines) if re.sub(r"^\[[^]]*\]:", "", line).strip()), "")
-    match = re.search(r"^(?:\[[^]]*\]: )?Exited with code (-?\d{1,9})\s*$", last)
-    return int(match[1]) if match else None
-
-
-def _finished_log(access: Access, files: list[_File], patience: float | None, needed: bool) -> list[str]:
+def _finished_log(access: _Access, files: list[_File], needed: bool) -> list[str]:
     """The last lines of a finished job's log, from its output files; none where it left none, or need not be read."""
     log = next((file for file in files if file.relative in (LOG, f"shared/{LOG}") and file.usable), None)
-    if not log:
-        return []
-    place = Path(tempfile.gettempdir(), LOG)
-    end = _Range(log, place, place, max(0, log.size - LOG_TAIL), log.size)
-    try:  # but no longer: where files lie may be out of reach for ever
-        patience = min(patience or PATIENCE, PATIENCE)
-        with _file_errors(LOG), _fetch(access, _Progress(LOG, 0), end, patience=patience) as content:
-            lines = content.read().decode("utf-8", "replace").splitlines()
-    except RescaleError:
-        if needed:
-            raise
-        return []
-    return lines[1:] if end.start else lines  # half a line may be half a secret
+    if log:
+        place = Path(tempfile.gettempdir(), LOG)
+        end = _Range(log, place, place, max(0, log.size - LOG_TAIL), log.size)
+        access = access._replace(patience=min(access.patience, PATIENCE))  # files may be out of reach for ever
+        try:
+            with _file_errors(LOG), _fetch(access, _Progress(LOG, 0), end) as content:
+                lines = content.read().decode("utf-8", "replace").splitlines()
+                return lines[1:] if end.start else lines  # half a line may be half a secret
+        except RescaleError:
+            if needed:
+                raise
+    return []
 
 
-def _job_failed(access: Access, job_id: str, verdict: _Verdict) -> JobFailed:
+def _job_failed(access: _Access, job_id: str, verdict: _Verdict) -> JobFailed:
     lines = verdict.log_lines[-FAILURE_LINES:]
     said = [verdict.reason, *verdict.log_lines]
     meanings = (
@@ -1049,7 +992,7 @@ def _job_failed(access: Access, job_id: str, verdict: _Verdict) -> JobFailed:
         f"The last lines of {LOG}:" if lines else f"It left no {LOG} that can be read.",
         *(f"    {line}" for line in lines),
         next(meanings, ""),
-        f"Result page: {_result_page(access[0], job_id)}",
+        f"Result page: {_result_page(access.platform, job_id)}",
         f"To download its files: {_command('download', job_id)}",
     ])), job_id, verdict.reason, lines)
 
@@ -1069,22 +1012,22 @@ def job_download(rescale_platform: str, my_token: str, job_name: str, job_id: st
     files, a file that arrives wrong twice, a full disk.
     Source: GET /api/v2/jobs/{id}/files/ and /api/v2/files/{id}/contents/ (rescale-api.md §9, §3).
     """
-    access = rescale_platform, my_token
+    access = _Access(rescale_platform, my_token)
     _check_job_name(job_name)
     listed = _ended(access, job_id).files
     files = [file for file in listed if file.usable]
     unfinished = [_short(file.relative, 80) for file in listed if not file.usable and not file.deleted]
     if not files and not unfinished:
-        deleted = f"; they were deleted there: {', '.join(file.relative for file in listed)}" if listed else ""
-        raise RescaleError(f"job {job_id} has no output files{deleted}: {_result_page(rescale_platform, job_id)}")
+        raise RescaleError(f"job {job_id} has no output files, or deleted ones: {_result_page(access[0], job_id)}")
     _say(f"Total {len(files)} files will be downloaded")
     with _file_errors(f"job {job_id} could not be downloaded; what has arrived is kept and not fetched again"), \
             _Progress("downloading", sum(file.size for file in files)) as progress:
         targets = _targets(Path(job_name).absolute(), files)
         ranges = [_beginning(*pair) for pair in zip(files, targets)]
         progress.add(sum(one.start for one in ranges))
+        parts = itertools.chain.from_iterable(one.parts() for one in ranges)
         fetch = functools.partial(_fetch, access, progress)
-        contents = _at_once(fetch, itertools.chain.from_iterable(one.parts() for one in ranges))
+        contents = _at_once(fetch, parts)
         for number, one in enumerate(ranges, 1):
             if not one.is_here and not _assemble(one, contents):
                 _say(f"- {one.file.name} arrived damaged; fetching it again")
@@ -1096,12 +1039,11 @@ def job_download(rescale_platform: str, my_token: str, job_name: str, job_id: st
     here = f", {len(files) - len(sizes)} were here already" if len(sizes) < len(files) else ""
     _say(f"Total {len(sizes)} files, {sum(sizes) / 1024**2:.3f} MB downloaded{here}")
     if unfinished:
-        raise RescaleError(f"These files are not stored on the platform yet: {', '.join(unfinished)}. To download them "
-                           f"later: {_command('download', job_id)}")
+        raise RescaleError(f"Not stored: {', '.join(unfinished)}. To fetch them later: {_command('download', job_id)}")
     return targets
 
 
-def _ended(access: Access, job_id: str) -> _Verdict:
+def _ended(access: _Access, job_id: str) -> _Verdict:
     """How a job did; an error that says so for one that has not ended."""
     _check_job_id(job_id)
     history = _statuses(access, job_id)
@@ -1142,28 +1084,26 @@ def _file(item: Any) -> _File:
     )
 
 
-def _job(access: Access, job_id: str, patience: float | None = None) -> dict[str, Any]:
+def _job(access: _Access, job_id: str) -> dict[str, Any]:
     read = functools.partial(_list_in, "jobanalyses")
-    return _request(access, "GET", f"jobs/{job_id}/", read=read, patience=patience)  # type: ignore[no-any-return]
+    return _request(access, "GET", f"jobs/{job_id}/", read=read)  # type: ignore[no-any-return]
 
 
-def _outputs(
-    access: Access, job_id: str, given: Sequence[_File], wanted: Sequence[str], patience: float | None, wait: float
-) -> list[_File]:
+def _outputs(access: _Access, job_id: str, given: Sequence[_File], wanted: set[str]) -> list[_File]:
     """What a job that has ended left, once the list is complete: the same twice, all stored, one `wanted` among it.
 
-    Inputs are no outputs: what the job was `given` is left out, whatever the list says. What has been deleted since is
-    in, for it proves the same. After `wait` seconds the list counts as it is.
+    Inputs are no outputs: what the job was `given` is left out. What has been deleted since is in, for it proves the
+    same. After a while the list counts as it is.
     """
-    waited, before = 0, None
+    waited, before, wait = 0, None, GLANCE if access.patience < PATIENCE else FILES_PATIENCE
     while True:
-        listed = {file.id: file for file in map(_file, _pages(access, f"jobs/{job_id}/files/", patience))}
+        listed = {file.id: file for file in map(_file, _pages(access, f"jobs/{job_id}/files/"))}
         files = [file for file in listed.values() if not any(
             file.id == one.id or (file.name == one.name == ARCHIVE and file.size == one.size  # synced back
                                   and (file.checksum == one.checksum or file.algorithm != one.algorithm))
             for one in given
         )]
-        complete = all(file.usable or file.deleted for file in files) and any(file.name in wanted for file in files)
+        complete = all(file.usable or file.deleted for file in files) and wanted & {file.name for file in files}
         if (complete and files == before) or waited >= wait:
             return files
         before, pause = files, FILES_INTERVAL if complete else STATUS_INTERVAL
@@ -1225,13 +1165,12 @@ def _beginning(file: _File, target: Path) -> _Range:
     if file.algorithm and target.is_file() and target.stat().st_size == file.size \
             and _checksum(target, file.algorithm) == file.checksum:
         return one._replace(start=file.size, is_here=True)
-    have = one.kept.stat().st_size if one.kept.exists() else 0
-    if have > file.size:
+    if one.kept.exists() and one.kept.stat().st_size > file.size:
         one.kept.unlink()
-    return one._replace(start=have if have <= file.size else 0)
+    return one._replace(start=one.kept.stat().st_size if one.kept.exists() else 0)
 
 
-def _fetch(access: Access, progress: _Progress, part: _Range, *, patience: float | None = None) -> IO[bytes]:
+def _fetch(access: _Access, progress: _Progress, part: _Range) -> IO[bytes]:
     """Fetch a range into a file without a name, of which a kill leaves nothing; where it breaks it goes on."""
     content: IO[bytes] = tempfile.TemporaryFile(dir=part.target.parent)  # noqa: SIM115  # closed by whoever reads it
     path = f"files/{part.file.id}/contents/"
@@ -1239,16 +1178,13 @@ def _fetch(access: Access, progress: _Progress, part: _Range, *, patience: float
     while (start := part.start + content.tell()) < part.end:
         asked = {"Range": f"bytes={start}-{part.end - 1}"}
         send = functools.partial(_send, access, "GET", path, elsewhere=True, headers=asked, read=read)
-        _patiently(send, access, f"GET {path}", patience, progress.stop)
+        _patiently(send, access, f"GET {path}")
     content.seek(0)
     return content
 
 
 def _receive(progress: _Progress, part: _Range, content: IO[bytes], response: requests.Response) -> None:
-    """Write what is still missing of a range to `content`, as stored, however the server labels it.
-
-    What comes before it, where all of the file is sent, is skipped. To get some of it is no fault.
-    """
+    """Write what is still missing of a range, or some of it, to `content`; what is sent before it is skipped."""
     start = part.start + content.tell()
     skip, left, size = 0, part.end - start, 4096
     if response.status_code != 206:
@@ -1257,16 +1193,15 @@ def _receive(progress: _Progress, part: _Range, content: IO[bytes], response: re
             raise _Fault("a web page came instead of the file")
     elif not response.headers.get("Content-Range", f"bytes {start}-").startswith(f"bytes {start}-"):
         raise _Fault("another part of the file came than was asked for")
-    try:
-        while left and not progress.stop.is_set() and (block := response.raw.read(size, decode_content=False)):
+    with contextlib.suppress(HTTPError):  # small blocks first, so that of a line that breaks soon some is kept
+        while left and (block := response.raw.read(size, decode_content=False)):
+            if progress.stop.is_set():
+                raise RescaleError("stopped")
             skip, block, size = max(0, skip - len(block)), block[skip:][:left], min(2 * size, CHUNK)
             content.write(block)
             left -= len(block)
             progress.add(len(block))
-    except HTTPError:  # in a small block, so that of a line that breaks soon some is kept
-        if left == part.end - start:
-            raise
-    if left == part.end - start or progress.stop.is_set():
+    if left == part.end - start:
         raise _Fault("nothing of the file came")
 
 
@@ -1314,7 +1249,7 @@ def file_previous_job(rescale_platform: str, my_token: str, job_id: str) -> list
     the job has not ended, has failed, or left no rescale.tar.gz.
     Source: GET /api/v2/jobs/{id}/files/ (rescale-api.md §9).
     """
-    verdict = _ended((rescale_platform, my_token), job_id)
+    verdict = _ended(_Access(rescale_platform, my_token), job_id)
     archive = _result(verdict.files)
     if verdict.outcome != "succeeded" or not archive or archive.deleted:
         there = [_short(file.relative, 80) + " (deleted since)" * file.deleted for file in verdict.files[:20]]
@@ -1336,7 +1271,7 @@ def job_settings(rescale_platform: str, my_token: str, job_id: str) -> dict[str,
     of several tiles it takes the first and names the others. Source: GET /api/v2/jobs/{id}/ (rescale-api.md §5).
     """
     _check_job_id(job_id)
-    job = _job((rescale_platform, my_token), job_id)
+    job = _job(_Access(rescale_platform, my_token), job_id)
     try:
         tile, *others = job["jobanalyses"]
         hardware, licences = tile["hardware"], tile.get("userDefinedLicenseSettings") or {}
@@ -1352,16 +1287,13 @@ def job_settings(rescale_platform: str, my_token: str, job_id: str) -> dict[str,
             "projectid": job.get("projectId") or None,
             "command": found[2] if found and tile["command"].startswith(OURS) else tile["command"],
         }
-        names = [repr(other["analysis"]["code"]) for other in others]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RescaleError(f"job {job_id}: its settings cannot be read, {error!r}: {_short(job)}") from error
     _say(f"# The settings of job {job_id}, for the admin section of main.py; the command belongs into batches")
-    if not hardware.get("walltime"):
-        _say(f"# It had no walltime; {DEFAULT_WALLTIME} hours stand in for that")
     for name, value in settings.items():
         _say(f"{name} = {value!r}")
-    if names:
-        _say(f"# It has more tiles, which main.py does not run: {', '.join(names)}")
+    if others:
+        _say(f"# It has more tiles, which main.py does not run: {_short([tile.get('analysis') for tile in others])}")
     return settings
 
 
@@ -1372,70 +1304,56 @@ def check_settings(
 ) -> None:
     """Check what job_setup will be given against the platform's catalogues, before anything is packed or sent.
 
-    Prints the account, the settings, of the folder `input_path` how much there is to pack, and what a job and a chain
-    of `jobs` can cost at most: price × cores × slots × walltime as the platform lists the price, or the core-hours
+    Prints the account, of the folder `input_path` how much there is to pack, and what a job and a chain of `jobs` can
+    cost at most: price × cores × slots × walltime as the platform lists the price, or the core-hours
     where it lists none. A catalogue that the account may not see is skipped with a notice. Raises one RescaleError for
-    all values that the platform does not know, each with the nearest right ones; in a rehearsal, which knows a few
-    only, they are told and taken.
+    all values that the platform does not know, each with the nearest right ones.
     Source: GET /api/v2/users/me/, …/analyses/, …/coretypes/, …/users/me/projects/ (rescale-api.md §1, §11).
     """
-    access = rescale_platform, my_token
-    variables, _ = _licences(license_info, license_features)
+    access = _Access(rescale_platform, my_token)
+    _licences(license_info, license_features)
     cores = _whole_number("core_per_slot", core_per_slot, "cores")
-    hours = _whole_number("walltime", walltime, "hours")
-    most = cores * hours * _whole_number("slot", slot, "slots (1 for all but DOE)")
+    most = cores * _whole_number("walltime", walltime, "hours") * _whole_number("slot", slot, "slots (1 without DOE)")
     _say(f"- account {_text(_request(access, 'GET', 'users/me/'), 'email') or '?'}")
-    _say(f"- {code_name} {version_code} on {slot} x {cores} cores of {coretype_code}, at most {hours} h, project "
-         f"{projectid or 'none'}, licence {', '.join(variables) or 'none'}")
     if input_path is not None:
-        files, folders, _ = _input_files_of(input_path)
-        sizes = sorted(((path.stat().st_size / 1024**2, path.name) for path in files), reverse=True)
-        largest = ", ".join(f"{name} {size:,.3f} MB" for size, name in sizes[:5])
-        _say(f"- {len(files)} files to pack and upload, {sum(size for size, _ in sizes):,.3f} MB, largest: {largest}")
+        files, _, _ = _input_files_of(input_path)
+        size = sum(path.stat().st_size for path in files) / 1024**2
+        _say(f"- {len(files)} files to pack and upload, {size:,.3f} MB: {', '.join(path.name for path in files[:20])}")
     core_types, tiles = _catalogue(access, "coretypes/", "code"), _catalogue(access, "analyses/", "code")
-    active = {code: item for code, item in core_types.items() if item.get("isActive") is not False}
     versions = tiles.get(str(code_name), {}).get("versions")
     codes = {str(item.get("versionCode")): item for item in versions or [] if isinstance(item, dict)}
     projects = _catalogue(access, "users/me/projects/", "id") if projectid else {}
     known = (("code_name", code_name, tiles), ("version_code", version_code, codes),
-             ("coretype_code", coretype_code, active), ("projectid", projectid, projects))
+             ("coretype_code", coretype_code, core_types), ("projectid", projectid, projects))
     core_type = core_types.get(str(coretype_code), {})
     unknown = [*itertools.chain.from_iterable(_unknown(*one) for one in known)]
     node = sorted(size for size in core_type.get("cores") or [] if isinstance(size, int) and size > 0)
     if node and cores not in node and cores % node[-1]:  # else whole nodes
-        has = ", ".join(map(str, node))
-        unknown.append(f"core_per_slot = {cores}: {coretype_code} has {has} cores, or multiples of {node[-1]}")
+        unknown.append(f"core_per_slot = {cores}: {coretype_code} has one of {node} cores, or multiples of {node[-1]}")
     price = _price(core_type)
     cost = f" = {jobs * most * price:,.2f} at {price:g} per core-hour as the platform lists it, licences not included" \
         if price else "; the platform lists no price for them"
     _say(f"- costs at most: {jobs} x {most:,} = {jobs * most:,} core-hours{cost}")
-    if os.environ.get("RESCALE_REHEARSAL"):
-        for line in unknown:
-            _say(f"- unknown to this rehearsal, which takes it all the same: {line}")
-    elif unknown:
+    if unknown:
         raise RescaleError("\n".join(["The settings are not right; nothing was uploaded or started:", *unknown]))
 
 
 def _price(core_type: Mapping[str, Any]) -> float:
     """The price per core-hour that the platform lists, 0 where it does not, as to members."""
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        price = float(core_type["price"])
-        return price if 0 < price < math.inf else 0.0
-    return 0.0
+    price = core_type.get("price")
+    return price if isinstance(price, (int, float)) and 0 < price < math.inf else 0.0
 
 
-def _catalogue(access: Access, path: str, key: str, patience: float | None = None) -> dict[str, dict[str, Any]]:
-    """A list of the platform by its entries' `key`, empty where the account may not see it."""
+def _catalogue(access: _Access, path: str, key: str) -> Catalogue:
+    """A list of the platform by its entries' `key`, empty where it cannot be seen, as by some accounts."""
     try:
-        return {str(item.get(key)): item for item in _pages(access, path, patience)}
+        return {str(item.get(key)): item for item in _pages(access, path) if item.get("isActive") is not False}
     except RescaleError as error:
-        if error.status not in (403, 404):
-            raise
-        _say(f"- not checked, the account may not see it: {path}; what is wrong the platform will refuse")
+        _say(f"- not checked: {path}, {error}")
         return {}
 
 
-def _unknown(name: str, value: Any, known: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def _unknown(name: str, value: Any, known: Catalogue) -> Iterator[str]:
     """What is to be said of a value that a catalogue does not have: the nearest ones, or the first."""
     if known and str(value) not in known and (value or name != "version_code"):
         near = difflib.get_close_matches(str(value), known, n=3) or list(known)[:10]
@@ -1450,7 +1368,7 @@ def job_stop(rescale_platform: str, my_token: str, job_id: str) -> None:
     Source: POST /api/v2/jobs/{id}/stop/ (rescale-api.md §10).
     """
     _check_job_id(job_id)
-    _request((rescale_platform, my_token), "POST", f"jobs/{job_id}/stop/", json={}, read=_accepted)
+    _request(_Access(rescale_platform, my_token), "POST", f"jobs/{job_id}/stop/", json={}, read=_accepted)
     _say(f"Job {job_id} : stop requested")
 
 
@@ -1462,15 +1380,13 @@ def chain_overview(rescale_platform: str, my_token: str, jobs: Mapping[str, str 
     price, and where its result is. Never raises for what the platform does not tell just now: that is a `?`.
     Source: GET /api/v2/jobs/{id}/, …/statuses/, …/files/, /api/v2/coretypes/ (rescale-api.md §5, §7, §9, §11).
     """
-    _say("\n".join(["", *_table((rescale_platform, my_token), jobs)]))
+    _say("\n".join(["", *_table(_Access(rescale_platform, my_token), jobs)]))
 
 
-def _table(access: Access, jobs: Mapping[str, str | None]) -> list[str]:
+def _table(access: _Access, jobs: Mapping[str, str | None]) -> list[str]:
     """The lines of the table of a chain. A job that has a follower has succeeded: that one was made from its result."""
-    core_types: dict[str, dict[str, Any]] = {}
-    started = [job_id for job_id in jobs.values() if job_id]
-    with contextlib.suppress(RescaleError):
-        core_types = _catalogue(access, "coretypes/", "code", GLANCE_PATIENCE) if started else {}
+    access, started = access._replace(patience=GLANCE), [job_id for job_id in jobs.values() if job_id]
+    core_types = _catalogue(access, "coretypes/", "code") if started else {}
     rows = [["job", "id", "outcome", "waited", "executed", "core-hours", "cost", "result"]]
     for name, job_id in jobs.items():
         try:
@@ -1479,30 +1395,21 @@ def _table(access: Access, jobs: Mapping[str, str | None]) -> list[str]:
             cells = ["unknown here" if error.status == 404 else "?"]
         rows.append([name, job_id or "-", *cells, *[""] * (6 - len(cells))])
     columns = [column for column in zip(*rows) if any(column[1:])]  # no empty one, as where no price is listed
-    padded = ([cell + " " * (max(map(_width, column)) - _width(cell)) for cell in column] for column in columns)
+    padded = ([cell.ljust(max(map(len, column))) for cell in column] for column in columns)
     return ["  ".join(line).rstrip() for line in zip(*padded)]
 
 
-def _width(text: str) -> int:
-    """How many columns a text takes on a terminal: a Korean letter takes two."""
-    return len(text) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
-
-
-def _row(
-    access: Access, job_name: str, job_id: str, core_types: Mapping[str, Mapping[str, Any]], is_last: bool
-) -> list[str]:
+def _row(access: _Access, job_name: str, job_id: str, core_types: Catalogue, is_last: bool) -> list[str]:
     """What the table says of one job, from its outcome on."""
-    history = _statuses(access, job_id, GLANCE_PATIENCE)
-    job = _job(access, job_id, GLANCE_PATIENCE)
+    history, job = _statuses(access, job_id), _job(access, job_id)
     outcome = "running" if _has(history, {"executing"}) else "waiting" if history else "not started"
     result = ""
     if _has(history, ENDED):
         outcome, result = "succeeded", "on the platform"
         if is_last:
-            verdict = _verdict(access, job_id, history, GLANCE_PATIENCE, glance=True)
+            verdict = _verdict(access, job_id, history)
             outcome = f"FAILED{verdict.exit_code}" if verdict.outcome == "failed" else verdict.outcome
-            here = (Path(job_name, file.relative) for file in verdict.files)
-            if verdict.files and all(path.is_file() for path in here):
+            if any(Path(job_name).rglob(ARCHIVE)):
                 result = f"{job_name}{os.sep}"
     spent = {True: 0.0, False: 0.0}  # seconds in which it executed, and before; a restarted one does so in turns
     known = [(entry.date, entry.plain) for entry in history if entry.date]
@@ -1535,14 +1442,13 @@ class Link:
 class Chain:
     """What main.py goes through: the links, from the last one that has a job on. Its state is in its .job files.
 
-    `memory`, a small file, holds what cannot be derived: when it `began`, the `script`, where it is `rehearsed`, of
-    each link that takes files from input_path their `inputs` (name: [size, time of change, SHA-512]), and the jobs
-    that are being `replaced`.
+    `memory`, a small file, holds what cannot be derived: when it `began`, the `script`, where it is `rehearsed`, the
+    jobs to be `replaced`, and `inputs`, what a link takes from input_path: {name: [size, time of change, SHA-512]}.
     """
 
-    def __init__(self, batches: Batches, user: str, started_at: str, input_path: StrPath | None) -> None:
-        self.rescale_platform = self.my_token = ""
-        self.started_at, self.input_path = started_at, input_path or "."
+    def __init__(self, access: _Access, batches: Batches, user: str, started_at: str, input_path: StrPath) -> None:
+        self.access, self.rescale_platform, self.my_token = access, access.platform, access.token
+        self.started_at, self.input_path = started_at, input_path
         self.links: list[Link] = []
         for name, command in batches:
             previous = self.links[-1] if self.links else None
@@ -1556,11 +1462,7 @@ class Chain:
             link.job_id = _read_job(Path(f"{link.job_name}.job")) or None
         kept = list(Path().glob(self.kept_as))
         self.name = kept[0].name[1:-len(".chain")] if kept else self.links[0].job_name
-        try:
-            self.memory: dict[str, Any] = dict(json.loads(kept[0].read_text("utf-8"))) if kept else {}
-        except (OSError, ValueError, TypeError) as error:
-            raise RescaleError(f"{kept[0]} cannot be read: {error}. Without it no changed input file is used: repair "
-                               "it, or move it away") from error
+        self.memory: dict[str, Any] = json.loads(kept[0].read_text("utf-8")) if kept else {}
         self.inputs: dict[str, dict[str, list[Any]]] = self.memory.setdefault("inputs", {})
 
     def __iter__(self) -> Iterator[Link]:
@@ -1606,12 +1508,10 @@ class Chain:
         for before in self.links[: self.links.index(link)]:
             given.update(self.inputs.get(before.batch_name, {}))
         files = _input_files_of(self.input_path)[0] if given and Path(self.input_path).is_dir() else []
-        # The same size and time: the same. Else the sum tells: it may only have been touched.
-        with _file_errors("an input file cannot be read"):
-            changed = [
-                path for path in files if [path.stat().st_size, path.stat().st_mtime_ns] != given.get(path.name, [])[:2]
-                and _facts(path)[::2] != given.get(path.name, [])[::2]
-            ]
+        changed = [  # the same size and time: the same; else the sum tells, for it may only have been touched
+            path for path in files if [path.stat().st_size, path.stat().st_mtime_ns] != given.get(path.name, [])[:2]
+            and _facts(path)[::2] != given.get(path.name, [])[::2]
+        ]
         return changed, sorted(set(given) - {path.name for path in files})
 
     def mended_files(self, link: Link) -> list[dict[str, Any]]:
@@ -1631,23 +1531,22 @@ class Chain:
 
     def first_to_repeat(self, batch_name: str | None) -> int | None:
         """Which link --repeat begins with: the one that --from names, else the one that has failed, if one has."""
-        access = self.rescale_platform, self.my_token
         numbers = {link.batch_name: number for number, link in enumerate(self.links) if link.job_id}
         if batch_name is not None:
             if batch_name not in numbers:
                 raise RescaleError(f"--from {batch_name}: only these have a job: {', '.join(numbers) or 'none'}")
             for link in self.links[numbers[batch_name]:]:  # one that was never started is replaced, too
-                if link.job_id and _shows_status(access, link.job_id, SUBMIT_PATIENCE) \
-                        and not _has(_statuses(access, link.job_id), ENDED):
+                if link.job_id and _shows_status(self.access, link.job_id, SUBMIT_PATIENCE) \
+                        and not _has(_statuses(self.access, link.job_id), ENDED):
                     raise RescaleError(f"Job {link.job_id} has not ended. To stop it: {_command('stop', link.job_id)}")
             return numbers[batch_name]
         number, job_id = self.done(), self.links[self.done()].job_id
-        has_ended = job_id is not None and _has(_statuses(access, job_id), ENDED)
-        if job_id and has_ended and _ended(access, job_id).outcome != "succeeded":
+        history = _statuses(self.access, job_id) if job_id else []
+        if job_id and _has(history, ENDED) and _verdict(self.access, job_id, history).outcome != "succeeded":
             return number
         if job_id and number + 1 < len(self.links):
             return number + 1  # it has no job yet, and takes what was changed until now
-        if has_ended:
+        if _has(history, ENDED):
             _say("- no job has failed. To run jobs again anyway: --repeat --from BATCH")
         return None
 
@@ -1703,10 +1602,11 @@ def chain(
     options = _options(arguments)
     this: Chain | None = None
     early = logging.handlers.MemoryHandler(10_000, logging.CRITICAL, flushOnClose=False)  # until the log has a name
+    early.setLevel(logging.INFO)
     _logger.addHandler(early)
     try:
-        _check_sections(batches, settings)
-        chosen = _chosen(batches, input_path, options)
+        _check_sections(batches)
+        chosen = _chosen(batches, input_path or ".", options)
         if not options.check:
             early.setTarget(_log_file(chosen.name))
             early.capacity = 0  # from now on nothing waits
@@ -1733,13 +1633,13 @@ def chain(
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Run the jobs in `batches` one after another; each takes the result of the one before it.\n"
-        "Without an option: start a new chain. What is paid for already is never paid for again: where a chain\n"
-        "of these batches is unfinished in this folder, nothing is started unless --new says so.",
+        description="Run the jobs in `batches` one after another; each takes the result of the one before it. Without\n"
+        "an option: start a new chain; but where one of these batches is unfinished in this folder, nothing.",
         epilog="STARTED_AT is the time in the names of a chain's files, like 20260131-235959; without it the newest\n"
         "chain is meant. Exit status: 0 done, 1 failed, 2 usage or an unfinished chain, 130 Ctrl-C.",
     )
     one = parser.add_mutually_exclusive_group()
+    one.add_argument("--check", action="store_true", help="check the settings, say what it would cost, start nothing")
     one.add_argument("--new", action="store_true", help="start another chain beside an unfinished one")
     for name, text in (
         ("--resume", "go on with a chain, after a crash, a reboot or Ctrl-C; what is done is only confirmed"),
@@ -1748,17 +1648,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         ("--status", "print how far a chain is, and start nothing; for another terminal"),
     ):
         one.add_argument(name, nargs="?", const="", metavar="STARTED_AT", help=text)
-    parser.add_argument("--from", dest="batch", metavar="BATCH", help=(
-        "with --repeat: new jobs from this batch on, also if it has succeeded; what was before is not paid again"))
-    parser.add_argument("--check", action="store_true", help=(
-        "check the key and the settings, say what would be packed and paid at most, and start nothing"))
+    parser.add_argument("--from", dest="batch", metavar="BATCH", help="with --repeat: new jobs from this batch on")
     options = parser.parse_args(arguments)
     if options.batch is not None and options.repeat is None:
         parser.error("--from goes with --repeat")
     return options
 
 
-def _check_sections(batches: Batches, settings: tuple[Any, ...]) -> None:
+def _check_sections(batches: Batches) -> None:
     """End the script with exit status 2 if the sections of main.py, or its folder, cannot be used."""
     try:
         for name, command in batches:
@@ -1766,10 +1663,8 @@ def _check_sections(batches: Batches, settings: tuple[Any, ...]) -> None:
                 raise RescaleError(f"batch {name!r} needs a command, and a name that can be part of a file's")
             _check_job_name(f"{_user()}@{name}@20260131-235959")
             _check_command(command)
-        if len({name.casefold() for name, _ in batches}) < len(batches):
-            raise RescaleError("batches: two lines have the same name; upper and lower case are the same to some disks")
-        if not batches or len(settings) != 8:
-            raise RescaleError("batches needs a line for each job, settings the 8 values of the admin section")
+        if not batches or len({name.casefold() for name, _ in batches}) < len(batches):
+            raise RescaleError("batches needs lines of different names; some disks don't tell upper from lower case")
         with _file_errors("this folder cannot be written, and a chain keeps its files here"), \
                 tempfile.TemporaryFile(dir=".") as file:
             file.write(bytes(1 << 16))
@@ -1791,25 +1686,22 @@ def _user() -> str:
     return re.sub(r'[\x00-\x20\x7f/\\:*?"<>|@]', "_", name)
 
 
-def _chosen(batches: Batches, input_path: StrPath | None, options: argparse.Namespace) -> Chain:
+def _chosen(batches: Batches, input_path: StrPath, options: argparse.Namespace) -> Chain:
     """The chain that is asked for; SystemExit where nothing is to be started."""
-    found = set()  # user and time of the chains in this folder that share a batch name with these
-    with _file_errors("the current folder cannot be listed"):
-        for path in Path().iterdir():
-            match = re.fullmatch(r"\.?([^@]+)@(.+)@(\d{8}-\d{6})\.(job|chain|log)", path.name)
-            if match and match[2] in dict(batches):
-                found.add((match[1], match[3]))
-    chains = sorted((Chain(batches, *one, input_path) for one in found), key=Chain.began, reverse=True)
+    access = _Access(*platform_my_token())
+    files = (re.fullmatch(r"\.?([^@]+)@(.+)@(\d{8}-\d{6})\.(job|chain|log)", path.name) for path in Path().iterdir())
+    # User and time of the chains in this folder that share a batch name with these.
+    found = {(file[1], file[3]) for file in files if file and file[2] in dict(batches)}
+    chains = sorted((Chain(access, batches, *one, input_path) for one in found), key=Chain.began, reverse=True)
     named = next((value for value in (options.resume, options.repeat, options.status) if value is not None), None)
-    access = platform_my_token()
     _say(f"rescale_rest_api {__version__}: {Path(sys.argv[0]).name}: {', '.join(name for name, _ in batches)}")
-    _request(access, "GET", "users/me/", patience=FIRST_PATIENCE)
+    _request(access._replace(patience=FIRST_PATIENCE), "GET", "users/me/")
     if named is None:
         if not options.new and not options.check:
-            _guard(access, chains)
+            _guard(access._replace(patience=FIRST_PATIENCE), chains)
         while any(Path().glob(f"*@{(started_at := _now().strftime('%Y%m%d-%H%M%S'))}.*")):
             time.sleep(1)  # one has been started in this very second
-        chains = [Chain(batches, _user(), started_at, input_path)]
+        chains = [Chain(access, batches, _user(), started_at, input_path)]
     else:  # the one of this time, else the newest of this script; never one of a rehearsal for the platform
         chains = [
             this for this in chains if (any(this.jobs().values()) or "began" in this.memory)
@@ -1818,16 +1710,14 @@ def _chosen(batches: Batches, input_path: StrPath | None, options: argparse.Name
             and this.memory.get("rehearsed", REHEARSAL) == REHEARSAL
         ]
         if not chains:
-            _stop(f"There is no chain {named or 'of this script'} in {Path.cwd()}: its .job files must be here, and "
-                  "the names in batches as they were. One of a rehearsal is known only to it: give its --folder")
-    chains[0].rescale_platform, chains[0].my_token = access
+            _stop(f"{Path.cwd()} has no chain {named} of this script and these batches; a rehearsal needs its --folder")
     if options.status is not None:
-        chain_overview(*access, chains[0].jobs())
+        chain_overview(*access[:2], chains[0].jobs())
         raise SystemExit(0)
     return chains[0]
 
 
-def _guard(access: Access, chains: Sequence[Chain]) -> None:
+def _guard(access: _Access, chains: Sequence[Chain]) -> None:
     """End the script with exit status 2 where a chain has jobs that run or wait, or would be paid for again."""
     for this in chains:
         if any(Path(this.links[-1].job_name).rglob(ARCHIVE)):
@@ -1842,35 +1732,30 @@ def _guard(access: Access, chains: Sequence[Chain]) -> None:
         history = _history(access, last.job_id) if last.job_id else None
         if last.job_id is None or history is None:  # never had a job; or is of a rehearsal, or of another account
             continue
-        outcome = _verdict(access, last.job_id, history, glance=True).outcome if _has(history, ENDED) else "running"
+        outcome = _verdict(access, last.job_id, history).outcome if _has(history, ENDED) else "running"
         if outcome != "failed" or last.previous:
             failed = outcome in ("failed", "stopped")
-            chain_overview(*access, this.jobs())
+            chain_overview(*access[:2], this.jobs())
             how, what = ("--repeat", "To repeat what has failed") if failed else ("--resume", "To go on with it")
             _stop(f"The chain {this.started_at} is not finished. Nothing was started.\n"
                   f"{what}:  {_command(how, this.started_at)}\nTo start another:  {_command('--new')}")
 
 
-def _prepare(
-    this: Chain, settings: tuple[Any, ...], license_features: Mapping[str, int] | None, options: argparse.Namespace
-) -> None:
+def _prepare(this: Chain, settings: tuple[Any, ...], license_features: Any, options: argparse.Namespace) -> None:
     """Check the settings and say what will be paid; then set aside what is repeated."""
-    if not options.check:
-        this.retire()  # what a repeat that was killed has left to do
+    this.retire()  # what a repeat that was killed has left to do
     number = this.first_to_repeat(options.batch) if options.repeat is not None else None
     unpaid = this.links[this.done() if number is None else number:]
     if number is None and unpaid[0].job_id:
         unpaid = unpaid[1:]
-    if unpaid or options.check:
+    if unpaid:
         check_settings(
-            this.rescale_platform, this.my_token, *settings, license_features=license_features, jobs=len(unpaid) or 1,
-            input_path=this.input_path if unpaid and not unpaid[0].previous else None,
+            this.rescale_platform, this.my_token, *settings, license_features=license_features, jobs=len(unpaid),
+            input_path=None if unpaid[0].previous else this.input_path,
         )
-        _say(f"- jobs that will cost money: {len(unpaid)} ({', '.join(link.batch_name for link in unpaid) or 'none'})")
+        _say(f"- jobs that will cost money: {len(unpaid)} ({', '.join(link.batch_name for link in unpaid)})")
     if options.check:
-        how = [f"--{name}" for name in ("resume", "repeat") if getattr(options, name) is not None]
-        how += ["--from", options.batch] if options.batch else []
-        _say(f"The settings are right; nothing was started. Start: {_command(*how)}")
+        _say(f"The settings are right; nothing was started. Start: {_command()}")
         raise SystemExit(0)
     now = {"began": time.time(), "script": Path(sys.argv[0]).name, "rehearsed": REHEARSAL}
     this.memory = {**now, **this.memory}
@@ -1881,16 +1766,14 @@ def _prepare(
 
 def _end(this: Chain, outcome: str, at_end: str | None, failure: str) -> None:
     """Print the table of a chain, and run the user's command."""
-    lines = _table((this.rescale_platform, this.my_token), this.jobs())
+    lines = _table(this.access, this.jobs())
     _say("\n".join(["", *lines]))
     if at_end:
         summary = _printable("\n".join([*lines, *failure.splitlines()[:1]]))
         environment = {**os.environ, "CHAIN_STATUS": outcome, "CHAIN_NAME": this.name, "CHAIN_SUMMARY": summary}
         environment.pop("RESCALE_API_KEY", None)
         try:
-            subprocess.run(
-                at_end, shell=True, env=environment, stdin=subprocess.DEVNULL, timeout=AT_END_TIMEOUT, check=True
-            )
+            subprocess.run(at_end, shell=True, env=environment, input=b"", timeout=AT_END_TIMEOUT, check=True)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             _say(f"- at_end failed: {type(error).__name__} {getattr(error, 'returncode', '')}")
 
@@ -1904,7 +1787,7 @@ def _what_next(this: Chain | None, failure: BaseException) -> str:
         return f"Fix the problem, then type: {_command('--repeat', this.started_at)}"
     text, state = f"To go on:    {_command('--resume', this.started_at)}", "may still be running and cost money"
     with contextlib.suppress(RescaleError, KeyboardInterrupt):
-        history = _history((this.rescale_platform, this.my_token), jobs[-1], GLANCE_PATIENCE)
+        history = _history(this.access._replace(patience=GLANCE), jobs[-1])
         if not history or _has(history, ENDED):
             return text
         state = "is still running and costs money"
@@ -1918,8 +1801,7 @@ def _main(arguments: Sequence[str] | None = None) -> int:
         epilog="Exit status: 0 done, 1 the job failed or the platform refused, 2 usage, 130 Ctrl-C.",
     )
     parser.add_argument("command", choices=("settings", "monitor", "download", "stop"), help=(
-        "settings: print the job's settings for main.py; monitor: follow it until it has ended; download: fetch its "
-        "files, also those of a failed job, into a folder of its own; stop: stop it, and the bill"))
+        "print the job's settings for main.py, follow it until it has ended, fetch what it left, stop it and the bill"))
     parser.add_argument("job_id", metavar="JOB_ID", help="the job's id, the address of its page, or its .job file")
     parser.add_argument("--profile", help="section of ~/.config/rescale/apiconfig to use")
     parser.add_argument("--version", action="version", version=__version__)
@@ -1928,17 +1810,16 @@ def _main(arguments: Sequence[str] | None = None) -> int:
         page = re.match(r"https?://[^/]+/(?:api/v\d/)?jobs/([\w-]+)", options.job_id)
         job_id = page[1] if page else options.job_id.strip()
         job_id = _read_job(Path(job_id)) or "" if job_id.endswith(".job") else job_id
-        # What `settings` prints is to be pasted, all of it.
-        with contextlib.redirect_stdout(sys.stderr if options.command == "settings" else sys.stdout):
-            access = platform_my_token(profile=options.profile)
+        with contextlib.redirect_stdout(sys.stderr if options.command == "settings" else sys.stdout):  # to be pasted
+            access = _Access(*platform_my_token(profile=options.profile))
         if options.command == "download":
             failed = _ended(access, job_id).outcome != "succeeded"
             name = _safe_name(_text(_request(access, "GET", f"jobs/{job_id}/"), "name"))
             name = f"{name[:60]}.{job_id}" if failed else name
-            job_download(*access, name, job_id)
+            job_download(*access[:2], name, job_id)
             _say(f"The files are in {name}{os.sep}")
         else:
-            {"settings": job_settings, "monitor": job_monitor, "stop": job_stop}[options.command](*access, job_id)
+            {"settings": job_settings, "monitor": job_monitor, "stop": job_stop}[options.command](*access[:2], job_id)
     except (RescaleError, OSError) as error:
         _complain(str(error))
         return 1
@@ -1959,24 +1840,18 @@ class _Fault(Exception):
         self.wait, self.final = wait, final  # final: waiting hardly helps; only job_monitor does
 
 
-def _request(access: Access, method: str, path: str, *, patience: float | None = None, **how: Any) -> Any:
+def _request(access: _Access, method: str, path: str, **how: Any) -> Any:
     """Send a request until it comes through; see _send and _patiently."""
-    send = functools.partial(_send, access, method, path, **how)
-    return _patiently(send, access, f"{method} {path}", patience)
+    return _patiently(functools.partial(_send, access, method, path, **how), access, f"{method} {path}")
 
 
-def _patiently(
-    attempt: Callable[[], T], access: Access, what: str, patience: float | None = None,
-    stop: threading.Event | None = None,
-) -> T:
-    """Try again until an attempt comes through, with growing pauses, for `patience` seconds of faults.
+def _patiently(attempt: Callable[[], T], access: _Access, what: str) -> T:
+    """Try again until an attempt comes through, with growing pauses, for `access.patience` seconds of faults.
 
     A pause that the platform asks for is kept; who has the usual patience, or more, has THROTTLE_PATIENCE for these.
-    Raises what an attempt raises but for a fault, and RescaleError when patience is over, `stop` is set, or for a
-    fault that is final, unless patience has no end.
+    Raises RescaleError when patience is over, or for a fault that is final, unless patience has no end.
     """
-    host, stop = urlsplit(_platform(access[0])).netloc, stop or threading.Event()
-    patience = PATIENCE if patience is None else patience
+    host, patience = urlsplit(_platform(access.platform)).netloc, access.patience
     longest = max(patience, THROTTLE_PATIENCE) if patience >= PATIENCE else patience
     pause, spent, asked, told_at = 1.0, 0.0, 0.0, -math.inf
     while True:
@@ -1991,27 +1866,24 @@ def _patiently(
             asked += fault.wait
             # A long transfer that breaks costs no more patience than a request that times out.
             spent += min(time.monotonic() - began, READ_TIMEOUT) + (0 if fault.wait else pause)
-            if spent > patience or asked > longest or (fault.final and patience < math.inf) or stop.is_set():
+            if spent > patience or asked > longest or (fault.final and patience < math.inf):
                 raise RescaleError(f"{what} at {host} failed: {fault}") from fault
             if spent + asked >= 5 and spent + asked - told_at >= OUTAGE_INTERVAL:
                 told_at = spent + asked
                 _say(f"- {host}: {fault}; trying until it is back, next in {_duration(wait)}")
         pause = min(2 * pause, 60)
-        end = time.monotonic() + wait
-        while (left := end - time.monotonic()) > 0 and not stop.is_set():
-            time.sleep(min(5, left))
+        time.sleep(wait)
 
 
 def _send(
-    access: Access, method: str, path: str, *, read: Callable[[requests.Response], Any] | None = None,
+    access: _Access, method: str, path: str, *, read: Callable[[requests.Response], Any] | None = None,
     elsewhere: bool = False, timeout: float | None = None, headers: Mapping[str, str] | None = None, **content: Any,
 ) -> Any:
     """Send one request once, and return what `read`, or JSON, makes of the answer.
 
-    `elsewhere` allows a redirect, to another host without the token. Raises _Fault for what may pass, RescaleError
-    for what will not. `content` is as requests takes it.
+    `elsewhere` allows a redirect, to another host without the token. Raises _Fault for what may pass.
     """
-    platform, token = _platform(access[0]), _authorization(access[1])
+    platform, token = _platform(access.platform), _authorization(access.token)
     url = f"{platform}/api/v2/{quote(path)}"
     try:  # `from None`, for what requests and urllib3 say may quote the server's bytes, or the proxy's password
         with _session(os.getpid()).request(
@@ -2024,13 +1896,9 @@ def _send(
             return (read or _json)(response)
     except ValueError as error:  # how requests marks what can never be sent
         what = "the proxy needs PySocks: pip install pysocks" if "SOCKS" in str(error) else type(error).__name__
-        raise RescaleError(f"{method} {url} cannot be sent: {what}; {_proxy_hint(url)}") from None
+        raise RescaleError(f"{method} {url} cannot be sent: {what}; see HTTPS_PROXY") from None
     except (requests.RequestException, HTTPError) as error:
-        raise _fault_of(error, url) from None
-    except OSError as error:
-        if error.errno is not None:  # of a file here
-            raise
-        raise RescaleError(f"{error}; see REQUESTS_CA_BUNDLE") from None
+        raise _fault_of(error) from None
 
 
 class _Session(requests.Session):
@@ -2053,7 +1921,6 @@ def _session(process: int) -> requests.Session:
     session.headers["User-Agent"] = f"rescale_rest_api/{__version__}"
     session.headers["Cache-Control"] = "no-cache"  # a proxy's old answer could hide that a job was started
     session.headers["Accept-Encoding"] = "identity"  # files come as they are stored
-    session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     return session
 
 
@@ -2061,8 +1928,7 @@ def _json(response: requests.Response) -> Any:
     try:
         return response.json()
     except (ValueError, RecursionError):
-        kind = response.headers.get("Content-Type", "of no type")
-        raise _Fault(f"the answer is no JSON but {_short(kind)}") from None
+        raise _Fault(f"the answer is no JSON but {_short(response.headers.get('Content-Type', 'untyped'))}") from None
 
 
 def _accepted(response: requests.Response) -> None:
@@ -2086,20 +1952,13 @@ def _refusal(response: requests.Response, platform: str) -> Exception:
     with contextlib.suppress(HTTPError, OSError):
         body = response.raw.read(LOG_TAIL, decode_content=True) or b""
     said = kind if "html" in kind or not body else body.decode("utf-8", "replace")
-    if "json" in kind:  # without its brackets and quotes: `field: text`
-        said = re.sub(r'"\s*:\s*', ": ", said.replace('"detail"', ""))
-        said = re.sub(r'[{}\[\]"]+', "", said).replace(",", ", ").strip(" :")
     words = f"{status} {response.reason or ''}: {_short(said, 1000)}".replace(" : ", ": ")
     if status < 400:
         host = urlsplit(response.headers.get("Location", "")).netloc
         return _Fault(f"redirected to {_short(host) or 'another page'}; is that a login page or a proxy?")
     if status in (408, 429) or status >= 500:
         return _Fault(words, _retry_after(response.headers))
-    hint = {
-        401: f" (a key belongs to one region: is it one of {platform}, and still valid?)",
-        404: " (of another region, deleted, or of a rehearsal?)",
-        407: f" ({_proxy_hint(response.url)})",
-    }.get(status, "")
+    hint = f" (a key belongs to one region: is it one of {platform}, and still valid?)" if status == 401 else ""
     text = f"{response.request.method} {response.url} was refused: {words}{hint}"
     return RescaleError(text, status) if "json" in kind else _Fault(text, final=True)  # of a proxy, or a gateway
 
@@ -2114,25 +1973,16 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     return min(max(0.0, seconds), THROTTLE_PATIENCE)
 
 
-def _fault_of(error: Exception, url: str) -> _Fault:
+def _fault_of(error: Exception) -> _Fault:
     """What a failed connection means to the user."""
     cause: BaseException = error
     while cause.__cause__ or cause.__context__:
         cause = cause.__cause__ or cause.__context__ or cause
-    if isinstance(error, requests.Timeout) or isinstance(cause, TimeoutError):
-        return _Fault("timed out")
-    hint = f"is the address right, is there a network? {_proxy_hint(url)}"
+    hint = "is the address right, is there a network? For a proxy see HTTPS_PROXY and NO_PROXY"
     if isinstance(error, requests.exceptions.SSLError):
         hint = "where a company's proxy opens TLS, let REQUESTS_CA_BUNDLE name the file with its certificate"
-    final = re.search("CERTIFICATE|Tunnel connection failed: 407|407 Proxy", str(error))
-    return _Fault(f"{_short(cause)}; {hint}", final=bool(final))
-
-
-def _proxy_hint(url: str) -> str:
-    proxy = None
-    with contextlib.suppress(ValueError):
-        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
-    return f"the proxy is {proxy.rpartition('@')[2] if proxy else 'not set'}; see HTTPS_PROXY and NO_PROXY"
+    final = bool(re.search("CERTIFICATE|Tunnel connection failed: 407|407 Proxy", str(error)))
+    return _Fault(f"{_short(cause)}; {hint}", final=final)
 
 
 def _is_loopback(url: str) -> bool:
@@ -2146,18 +1996,15 @@ def _platform(rescale_platform: str | None) -> str:
     # A word without a dot, or of more than 63 letters, is a key in the wrong place.
     host = r"(?:[\w-]{1,63}\.)+[\w-]{1,63}|localhost|\[[0-9a-fA-F:]+\]"
     rehearsal = os.environ.get("RESCALE_REHEARSAL")
-    wrong = ""
     if not text:
-        wrong = "none is given: set RESCALE_API_URL, or put apibaseurl into ~/.config/rescale/apiconfig; " \
-                "or rehearse: python .../tests/rescale_simulator.py main.py (README)"
-    elif not re.fullmatch(rf"https?://({host})(:\d{{1,5}})?", url, re.ASCII):
-        wrong = f"{_shown(text)} is no address of a platform, like https://kr.rescale.com"
-    elif url.startswith("http:") and not _is_loopback(url):
-        wrong = f"{text!r} would send the token unencrypted; write https://"
-    elif rehearsal and urlsplit(url).netloc != urlsplit(rehearsal).netloc:
-        wrong = f"{url} is not the simulator of this rehearsal; nothing was sent. Let platform_my_token() find it"
-    if wrong:
-        raise RescaleError(f"rescale_platform: {wrong}")
+        raise RescaleError("rescale_platform is missing: set RESCALE_API_URL, or put apibaseurl into ~/.config/rescale/"
+                           "apiconfig; or rehearse: python .../tests/rescale_simulator.py main.py (README)")
+    if not re.fullmatch(rf"https?://({host})(:\d{{1,5}})?", url, re.ASCII):
+        raise RescaleError(f"rescale_platform: {_shown(text)} is no address like https://kr.rescale.com")
+    if url.startswith("http:") and not _is_loopback(url):
+        raise RescaleError(f"rescale_platform: {text!r} would send the token unencrypted; write https://")
+    if rehearsal and urlsplit(url).netloc != urlsplit(rehearsal).netloc:
+        raise RescaleError(f"rescale_platform: {url} is not this rehearsal's; let platform_my_token() find it")
     return url
 
 
@@ -2169,31 +2016,21 @@ def _authorization(my_token: str | None) -> str:
     words = my_token.split() if isinstance(my_token, str) else []
     scheme = words.pop(0) if words and words[0] in ("Token", "Bearer") else "Token"
     if len(words) != 1 or not re.fullmatch(r"[\x21-\x7e]+", words[0]) or "://" in words[0]:
-        raise RescaleError("my_token is empty or no API key: give my_token='Token <your API key>', or set "
-                           "RESCALE_API_KEY, or put apikey into ~/.config/rescale/apiconfig")
+        raise RescaleError("my_token is no API key: set RESCALE_API_KEY, or apikey in ~/.config/rescale/apiconfig")
     if len(words[0]) >= 8:
         _secrets.add(words[0])
     return f"{scheme} {words[0]}"
 
 
-def _pages(access: Access, path: str, patience: float | None = None) -> Iterator[dict[str, Any]]:
-    """All entries of a list, page by page. Where `next` leads does not count, only whether there is one.
-
-    A page count can promise more than there is: a page without entries, or none at all, ends the list.
-    """
+def _pages(access: _Access, path: str) -> Iterator[dict[str, Any]]:
+    """All entries of a list, page by page. Where `next` leads does not count, only whether there is one."""
     read, before = functools.partial(_list_in, "results"), list[Any]()
     for number in itertools.count(1):
-        query = {"page_size": PAGE_SIZE, "page": number}
-        try:
-            page = _request(access, "GET", path, params=query, read=read, patience=patience)
-        except RescaleError as error:
-            if error.status == 404 and number > 1:
-                return
-            raise
+        page = _request(access, "GET", path, params={"page_size": PAGE_SIZE, "page": number}, read=read)
         if page["results"] and page["results"] == before:
             raise RescaleError(f"{path}: the platform's list has no end")
-        yield from page["results"]
         before = page["results"]
+        yield from before
         if not before or not _text(page, "next"):
             return
 
@@ -2294,65 +2131,56 @@ class _Progress(contextlib.AbstractContextManager["_Progress"]):
     """How far a long transfer is; `stop` is set when its block is left, so that no thread goes on behind one's back."""
 
     def __init__(self, what: str, total: int) -> None:
-        self.what, self.total, self.done = what, total, 0
-        self.began = self.shown_at = time.monotonic()
+        self.what, self.total, self.done, self.began = what, total, 0, time.monotonic()
         self.lock, self.stop = threading.Lock(), threading.Event()
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
-        _screen.write("", sys.stdout)
+        if _is_terminal():
+            _logger.debug("")
 
     def add(self, size: int) -> None:
+        """Count what has come, and tell it: each thousandth where the line is drawn anew, else each tenth."""
         with self.lock:
-            tenth, self.done, now = 10 * self.done // max(self.total, 1), self.done + size, time.monotonic()
-            due = now - self.shown_at > 0.2 if _screen.is_terminal() else 10 * self.done // max(self.total, 1) > tenth
-            if due and now - self.began > PROGRESS_DELAY and self.done < self.total and not self.stop.is_set():
-                self.shown_at, rate = now, max(self.done, 1) / (now - self.began)
-                _screen.draw(
+            steps = 1000 if _is_terminal() else 10
+            before, self.done = self.done, self.done + size
+            passed = time.monotonic() - self.began
+            due = steps * self.done // max(self.total, 1) > steps * before // max(self.total, 1)
+            if due and passed > PROGRESS_DELAY and self.done < self.total and not self.stop.is_set():
+                rate = self.done / passed
+                _logger.debug(
                     f"- {self.what}: {100 * self.done // self.total} % of {self.total / 1024**2:,.1f} MB, "
                     f"{rate / 1024**2:,.1f} MB/s, {_duration((self.total - self.done) / rate)} left"
                 )
 
 
-class _Screen(logging.Handler):
-    """Prints lines, errors on standard error; what cannot be printed must not end a chain."""
+def _is_terminal() -> bool:
+    return sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty()
 
-    drawn = 0  # columns of a line on the terminal that the next one takes away
+
+class _Screen(logging.Handler):
+    """Prints lines, errors on standard error; on a terminal a debug message, of progress, stays until the next line."""
+
+    drawn = 0  # columns of such a line
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.write(record.getMessage() + "\n", sys.stderr if record.levelno >= logging.ERROR else sys.stdout)
-
-    def is_terminal(self) -> bool:
-        return sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty()
-
-    def draw(self, text: str) -> None:
-        """Print a line that the next one replaces, if this is a terminal."""
-        columns = shutil.get_terminal_size().columns - 1 if self.is_terminal() else 0
-        self.write(text[:columns] if columns else f"{text}\n", sys.stdout, min(len(text), columns))
-
-    def write(self, text: str, stream: Any, drawn: int = 0) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed terminal, a full disk, no stream
-            if self.drawn:
-                sys.stdout.write(f"\r{' ' * self.drawn}\r")
-            self.drawn, encoding = drawn, stream.encoding or "utf-8"
-            stream.write(text.encode(encoding, "replace").decode(encoding))
+        text, stream = record.getMessage(), sys.stderr if record.levelno >= logging.ERROR else sys.stdout
+        end, width, self.drawn = "\n", self.drawn, 0
+        if record.levelno == logging.DEBUG and _is_terminal():
+            text, end = text[:shutil.get_terminal_size().columns - 1], "\r"
+            self.drawn = len(text)
+        try:
+            encoding = stream.encoding or "utf-8"
+            stream.write(f"{text:{width}}{end}".encode(encoding, "replace").decode(encoding))
             stream.flush()
-
-    def close(self) -> None:
-        """At the end of the script: what could not be printed must not become its exit status."""
-        for name in ("stdout", "stderr"):
-            try:
-                getattr(sys, name).flush()
-            except (OSError, ValueError, AttributeError):
-                setattr(sys, name, None)
-        super().close()
+        except (OSError, ValueError, AttributeError):  # a closed terminal, a full disk, no stream: the log has it all
+            sys.stdout = sys.stdout if stream is sys.stderr else None  # or it would become the exit status
 
 
 def _log_file(chain_name: str) -> logging.FileHandler:
     """A chain's log, each line with the local time; locked as long as it is open, so that its chain is at work."""
-    path = Path(f"{chain_name}.log").absolute()
-    with _file_errors(f"{path.name} cannot be written; nothing was started"):
-        log = logging.FileHandler(path, encoding="utf-8", errors="replace")
+    with _file_errors(f"{chain_name}.log cannot be written; nothing was started"):
+        log = logging.FileHandler(f"{chain_name}.log", encoding="utf-8", errors="replace")
     log.handleError = lambda _: None  # type: ignore[assignment]  # a full disk must not end a chain
     log.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     try:
@@ -2360,7 +2188,7 @@ def _log_file(chain_name: str) -> logging.FileHandler:
             fcntl.flock(log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         log.close()
-        raise _in_use(path) from None
+        raise _in_use(Path(log.baseFilename)) from None
     except OSError:  # a file system without locks
         pass
     return log
@@ -2373,15 +2201,11 @@ def _cleaned(record: logging.LogRecord) -> bool:
 
 
 _logger, _screen = logging.getLogger("rescale_rest_api"), _Screen()
-_logger.setLevel(logging.INFO)
+_logger.setLevel(logging.DEBUG)
 _logger.propagate = False
 _logger.filters, _logger.handlers = [_cleaned], [_screen]
 _say = _logger.info  # prints a line at once, and keeps it in the chain's log
-
-
-def _complain(text: str) -> None:
-    """Say what went wrong, on standard error."""
-    _logger.error("\n%s", text)
+_complain = functools.partial(_logger.error, "\n%s")  # the same, on standard error
 
 
 def _printable(text: str) -> str:
@@ -2407,10 +2231,7 @@ def _now() -> datetime.datetime:
 
 
 def _command(*arguments: str) -> str:
-    """A command line that can be pasted; in a rehearsal one of the rehearsal, never of a paid run.
-
-    A command is this library's, an option the running script's.
-    """
+    """A command of this library, or an option of the running script, to be pasted; in a rehearsal one of that."""
     own = bool(arguments) and not arguments[0].startswith("-")
     path = Path(__file__ if own else sys.argv[0] or "main.py")
     with contextlib.suppress(ValueError, OSError):
@@ -2421,9 +2242,8 @@ def _command(*arguments: str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    minutes = int(seconds // 60)
-    return f"{seconds:.0f} s" if minutes < 1 else f"{minutes} min" if minutes < 60 else \
-        f"{minutes // 60} h {minutes % 60:02} min"
+    hours, minutes = divmod(int(seconds // 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 if __name__ == "__main__":

@@ -325,11 +325,11 @@ class Platform:
             "walltimeRequired": False, "isDeprecated": False, "isActive": True, **flags,
         }) for code, price, sizes, flags in CORE_TYPES]
         active = request.args.get("isActive", "false true")
-        return self._page([item for item in items if str(item["isActive"]).lower() in active])
+        return self._catalogue([item for item in items if str(item["isActive"]).lower() in active])
 
     def analyses(self) -> Any:
         allowed = [code for code, _, _, flags in CORE_TYPES if flags.get("isActive", True)]
-        return self._page([
+        return self._catalogue([
             {"code": code, "name": title, "vendorName": vendor, "description": "", "hasRescaleLicense": False,
              "versions": [{"version": name, "versionCode": version, "allowedCoreTypes": allowed, "stdCommand": ""}
                           for name, version in versions]}
@@ -355,8 +355,13 @@ class Platform:
         ("GET", "/coretypes/", core_types),  # §11
         ("GET", "/analyses/", analyses),
         ("GET", STORAGE + "<file>/", lambda self, file: self._stream(file, request.headers.get("Range", ""))),
-        ("GET", "/users/me/projects/", lambda self: self._page([{"id": id, "name": PROJECTS[id]} for id in PROJECTS])),
+        ("GET", "/users/me/projects/",
+         lambda self: self._catalogue([{"id": id, "name": PROJECTS[id]} for id in PROJECTS])),
     )
+
+    def _catalogue(self, items: list) -> dict:
+        """A list of what can be had; a platform that takes any settings has none, so that nobody is misled by it."""
+        return self._page([] if self.any_settings else items)
 
     def _page(self, items: list) -> dict:
         """One page of these items as all lists of the API come (§0)."""

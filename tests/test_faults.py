@@ -165,7 +165,7 @@ def test_a_call_gives_up_after_ever_longer_pauses_with_the_words_of_the_server(a
     connect(lambda request: (asked_at.append(idle.now), (503, {"detail": "Maintenance until 14:00 UTC"}))[1])
     with pytest.raises((rescale.RescaleError, SystemExit)) as error:
         act("job_setup")
-    assert "503: Maintenance until 14:00 UTC" in str(error.value) + capsys.readouterr().err
+    assert re.search("503: .*Maintenance until 14:00 UTC", str(error.value) + capsys.readouterr().err)
     assert least <= idle.now <= most
     waits = steps(asked_at)
     assert waits[:5] == sorted(set(waits[:5]))
@@ -202,7 +202,7 @@ def test_a_refusal_ends_a_call_at_once_but_no_monitor_unless_it_is_the_platforms
         call(name)
     assert (network.count, idle.now) == (1, 0)
     assert error.value.status == (status if own else None)
-    assert (": No., jobanalyses: walltime: Long." in str(error.value)) == own
+    assert bool(re.search("No..*jobanalyses.*walltime.*Long.", str(error.value))) == own
     assert (f"region: is it one of {PLATFORM}" in str(error.value)) == (status == 401)
 
 

@@ -361,8 +361,3 @@ def test_at_end_runs_after_success_and_failure_without_the_key_and_changes_nothi
     assert variables["CHAIN_STATUS"] == ("failed" if fails else "succeeded")
     assert rows(Path("summary").read_text())["one"][1] == ("FAILED (exit code 3)" if fails else "succeeded")
     assert (sim.token in Path("ended").read_text(), "at_end failed" in out) == (False, then != "true")
-
-
-@pytest.mark.parametrize(("cores", "tokens"), [(1, 5), (4, 8), ("4", 8), (8, 12), (16, 16), (36, 22), (144, 40)])
-def test_abaqus_tokens_are_those_of_its_formula_for_a_number_or_its_text(cores, tokens):
-    assert rescale.abaqus_tokens(cores) == tokens

