@@ -25,7 +25,6 @@ import multiprocessing
 import os
 import random
 import re
-import runpy
 import shutil
 import statistics
 import subprocess
@@ -282,8 +281,12 @@ def pack_with_pigz(inputs: Path, archive: Path) -> None:
     subprocess.run(["sh", "-c", command, "sh", inputs, str(rescale.LEVEL), archive], check=True)
 
 
-def pigz_row(what: str, size: Size, inputs: Path, archive: Path) -> Iterator[Row]:
-    """A folder packed by the library and by pigz."""
+def archive_rows(folder: Path, size: Size) -> Iterator[Row]:
+    """Row 1: create_tar_gz, and a shell's pigz."""
+    inputs, archive = folder / "inputs", folder / rescale.ARCHIVE
+    make_inputs(inputs, size.inputs)
+    total = sum(path.stat().st_size for path in inputs.iterdir()) / 1e6
+    what = f"1 create_tar_gz, {total:.0f} MB, level {rescale.LEVEL}"
     tasks = [(pack, inputs, archive), (pack_with_pigz, inputs, archive.with_name("other.tar.gz"))]
     if shutil.which("pigz"):
         ours, pigz = in_turns(size.runs, *tasks)
@@ -292,17 +295,6 @@ def pigz_row(what: str, size: Size, inputs: Path, archive: Path) -> Iterator[Row
         [ours] = in_turns(size.runs, tasks[0])
         yield Row(what, median(ours), "pigz is not here: NOT COMPARED, install it", "", "<= 1.15", False)
     yield memory(ours)
-
-
-def archive_rows(folder: Path, size: Size) -> Iterator[Row]:
-    """Row 1: create_tar_gz."""
-    inputs, archive, random_bytes = folder / "inputs", folder / rescale.ARCHIVE, folder / "random"
-    make_inputs(inputs, size.inputs)
-    random_bytes.mkdir()
-    noise(random_bytes / "results.odb", size.inputs[0])
-    total = sum(path.stat().st_size for path in inputs.iterdir()) / 1e6
-    yield from pigz_row(f"1 create_tar_gz, {total:.0f} MB, level {rescale.LEVEL}", size, inputs, archive)
-    yield from pigz_row(f"    {size.inputs[0] / 1e6:.0f} MB that do not compress", size, random_bytes, archive)
     subprocess.run(["tar", "-tzf", archive], check=True, stdout=subprocess.DEVNULL)
 
 
@@ -406,17 +398,15 @@ def download_rows(folder: Path, large: Path, size: Size) -> Iterator[Row]:
 
 def chain(url: str, token: str, folder: Path, step: float, interval: float) -> None:
     """Let main.py run three jobs that end at different times of a polling step."""
+    import two_jobs  # not above: every run would import its Flask
+
     os.environ.update(RESCALE_API_URL=url, RESCALE_API_KEY=token, RESCALE_REHEARSAL=url)
     os.chdir(folder)
     batches = [(f"job{number}", f"sleep {phase * step}\n") for number, phase in enumerate(PHASES, 1)]
-    script = (TESTS.parent / "main.py").read_text("utf-8").replace('"tests/example"', repr(str(TESTS / "example")))
-    Path("main.py").write_text(re.sub(r"(?ms)^batches = .*?^\]", lambda _: f"batches = {batches}", script), "utf-8")
-    rescale.STATUS_INTERVAL, rescale.FILES_INTERVAL, sys.argv[:] = step, interval, ["main.py"]
-    try:
-        runpy.run_path("main.py", run_name="__main__")
-    except SystemExit as end:
-        if end.code:
-            raise RuntimeError(f"the chain has failed: {end.code}") from None
+    two_jobs.copy_scripts(folder, batches=batches)
+    rescale.STATUS_INTERVAL, rescale.FILES_INTERVAL = step, interval
+    if two_jobs.run_here():
+        raise RuntimeError("the chain has failed")
 
 
 def chain_row(folder: Path, size: Size) -> Row:

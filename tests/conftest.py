@@ -88,13 +88,6 @@ def clock(fast, monkeypatch):
 
 
 @pytest.fixture
-def idle(clock, monkeypatch):
-    """A clock for waits of hours that take no time at all, where nothing else happens meanwhile."""
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    return clock
-
-
-@pytest.fixture
 def sim(tmp_path):
     """A simulator without waits."""
     with Simulator(tmp_path / "platform", speed=0) as simulator:

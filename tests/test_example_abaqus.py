@@ -1,7 +1,6 @@
 """The cantilever in tests/example_abaqus, with CalculiX in place of Abaqus; and the recipes for what success is."""
 
 import contextlib
-import re
 import shlex
 import shutil
 import tarfile
@@ -66,42 +65,6 @@ def test_a_rehearsal_gives_the_displacements_of_the_solver_alone(by_hand):
     done = paste(f"python {TESTS}/rescale_simulator.py --speed 0 --stand-in abaqus={STAND_IN} main.py")
     assert done.returncode == 0, done.stdout + done.stderr
     assert downloaded() == {node: pytest.approx(values, rel=1e-5) for node, values in by_hand.items()}
-
-
-# The stand-in
-
-
-@pytest.fixture
-def abaqus(tmp_path):
-    """Call the stand-in with a CalculiX that tells what it is called with, and writes this to its log."""
-    def call(*arguments, log=" STEP            1", status=0):
-        a_program(tmp_path / "programs" / "ccx", f"echo $* on $OMP_NUM_THREADS\necho '{log}'\nexit {status}")
-        return paste(shlex.join([str(STAND_IN), *arguments]))
-
-    return call
-
-
-@pytest.mark.parametrize("arguments", [
-    "job=beam cpus=4 interactive", "interactive cpus = 4 job = beam", "cpus= 4 mp_mode=mpi oldjob =static int job =beam"
-])
-def test_the_stand_in_takes_arguments_as_abaqus_does(abaqus, arguments):
-    Path("static.rout").write_text("step 1")
-    done = abaqus(*arguments.split())
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "-i beam on 4")
-    assert Path("beam.rin").exists() == ("oldjob" in arguments)
-    assert Path("beam.sta").read_text().splitlines()[-1].strip() == "THE ANALYSIS HAS COMPLETED SUCCESSFULLY"
-
-
-@pytest.mark.parametrize(("arguments", "ccx"), [
-    ("job=beam", {"status": 201}), ("job=beam", {"log": " *ERROR in readinput: cannot open file beam.inp"}),
-    ("job=beam", {"log": " Job finished"}), ("job=beam oldjob=static", {}), ("job=beam input=plate", {}),
-], ids=["failed", "an error and status 0", "no step", "no job before", "not for CalculiX"])
-def test_the_stand_in_fails_when_nothing_was_computed(abaqus, arguments, ccx):
-    done = abaqus(*arguments.split(), "interactive", **ccx)
-    assert done.returncode not in (0, 127)  # that one says that a program is missing
-    assert not Path("beam.sta").exists()
-    last = (done.stdout + done.stderr).splitlines()[-1]
-    assert ccx.get("status") or re.search(r"ERROR.*beam\.inp|static\.rout|input=plate", last)
 
 
 # What success is: recipes for `batches`, each with its wrong neighbours

@@ -93,13 +93,14 @@ def test_a_chain_ends_right_in_every_way_that_a_platform_may_have(quirks, chain,
     chain()
 
 
-def test_every_request_has_both_timeouts(chain, sim):
+def test_every_request_has_both_timeouts_and_asks_for_a_certificate(chain, sim):
     """Without the one for connecting, a firewall that drops packets would hold a chain for ever."""
     adapter = requests.adapters.HTTPAdapter
     with mock.patch.object(adapter, "send", autospec=True, side_effect=adapter.send) as send:
         chain()
     assert send.call_count == len(sim.requests)
     assert all(0 < seconds <= 600 for call in send.call_args_list for seconds in call.kwargs["timeout"])
+    assert {call.kwargs["verify"] for call in send.call_args_list} == {True}
 
 
 @pytest.fixture

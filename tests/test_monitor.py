@@ -4,12 +4,12 @@
 |---|---|
 | a line per change of status, every 5 s; the 20 last lines of the log every 15 s of execution | change, every_5_s |
 | ended by any ended status, in any order, of any date, in any case; a draft is told | ended, draft |
-| each line of the log once, `...` where some were missed, no echo of the command | lines |
+| each line of the log once, no echo of the command | lines |
 | a log that cannot be read is waited for; the one in shared/ is looked for, too | look, web_page |
 | a job of ours has succeeded if its archive is all it left; else the platform's word decides | VERDICTS, HISTORIES |
 | inputs are no outputs; a list that grows is waited for; half an archive is no success | INPUTS, LAGS, half |
 | a failure tells reason, code, last lines, and what they mean where that is sure | failure, stopped, LINES |
-| outages (test_three_days.py) and answers that are not the platform's end nothing, its refusals do | the last ones |
+| outages (test_faults.py) and answers that are not the platform's end nothing, its refusals do | the last ones |
 """
 
 import contextlib

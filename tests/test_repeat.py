@@ -8,7 +8,7 @@
 | the same after a copy of the folder; without the memory nothing goes along, and a line says so | copied |
 | --resume uses no changed file, and says so; where a link has failed it offers --repeat | resume, replaces |
 | --from: from this link on all get new jobs, never one beside a job that runs; the old result is set aside | from |
-| --check says which jobs will be paid; nothing is announced to pack that is not packed | what_will_be_paid |
+| which jobs will be paid is said first; nothing is announced to pack that is not packed | what_will_be_paid |
 
 A repeat killed at any moment: test_kill.py. A running job, and where there is nothing to repeat: test_main.py.
 """

@@ -3,7 +3,7 @@
 - job_settings gives and prints what makes the same job again; other tiles and a missing walltime are told
 - check_settings tells the account, what there is to pack, and the most that a job and a chain can cost
 - what is wrong is told before anything is sent, all at once and each with the nearest right ones
-- a catalogue that may not be seen is skipped with a notice; a rehearsal takes what it does not know, and says so
+- a catalogue that may not be seen is skipped with a notice; a rehearsal takes what it does not know
 """
 
 import re

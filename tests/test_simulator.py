@@ -1,14 +1,11 @@
 """The simulator is what the other tests stand on. test_contract.py holds it to the platform; here is the rest: what it
 refuses, how it misbehaves, and the command that rehearses."""
 
-import fcntl
 import os
 import re
 import shlex
 import signal
 import sys
-import tarfile
-import time
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -18,7 +15,6 @@ import requests
 import rescale_simulator
 from conftest import TESTS, wait_until
 from rescale_simulator import FAULTS, LOG, Fault, Simulator
-from test_contract import tar_gz
 
 HARDWARE = {"coreType": "emerald", "coresPerSlot": 2, "slots": 1, "walltime": 1}
 TILE = {"analysis": {"code": "user_included", "version": "0"}, "command": "true", "hardware": HARDWARE}
@@ -70,63 +66,12 @@ def wait_for_the_end_of(*pids):
         wait_until(lambda status=status: not status.exists() or re.search(r"\) Z ", status.read_text()))
 
 
-def test_a_post_that_is_refused_does_nothing_and_the_connection_goes_on(sim, api):
-    connections = set()
-    for path, token, status in (("files/contents/", "wrong", 401), ("jobs/", sim.token, 415), ("none/", "wrong", 401),
-                                (f"jobs/{api.create('true')}/submit", sim.token, 404)):  # without the last slash
-        answer = api.post(path, data=b"x" * 300_000, headers={"Authorization": f"Token {token}"})
-        assert (answer.status_code, bool(answer.text)) == (status, True)
-        connections |= sim.connections
-    assert (len(connections), len(sim.jobs), sim.files, sim.starts) == (1, 1, {}, {})
-    answer = api.get("coretypes?page_size=3", allow_redirects=False)
-    assert (answer.status_code, answer.headers["Location"]) == (301, "/api/v2/coretypes/?page_size=3")
-
-
-@pytest.mark.parametrize(("error", "what", "misspell"), [
-    (TypeError, "sped", lambda sim: Simulator(sim.folder, sped=0)),
-    (AttributeError, "resubmitt", lambda sim: setattr(sim, "resubmitt", "again")),
-    (ValueError, "keep", lambda sim: setattr(sim, "unpacks_links", "keep")),
-    (ValueError, "reset_befor", lambda sim: Fault("reset_befor")),
-], ids=["a quirk at the start", "a quirk set later", "the choice of a quirk", "a fault"])
-def test_what_is_misspelt_is_an_error(sim, error, what, misspell):
-    with pytest.raises(error, match=what):
-        misspell(sim)
-
-
 def test_lines_of_an_upload_and_of_an_output_keep_their_ends(api, start):
     job = start("rm *.log in; printf end > out", files=[("in", b"a\n\r\n\xfc\x0cb")])
     for id, lines in ((job.inputs[0]["id"], ["a\n", "\r\n", "\ufffd\x0cb"]), (job.files[0], ["end"])):
         assert api.get(f"files/{id}/lines/").json() == {"lines": lines}
         api.delete(f"files/{id}/")
         assert api.get(f"files/{id}/lines/").status_code == 404
-
-
-def tile(hardware=(), **changes):
-    return {"jobanalyses": [TILE, {**TILE, "hardware": {**HARDWARE, **dict(hardware)}, **changes}]}
-
-
-@pytest.mark.parametrize(("body", "where"), [
-    ({"name": ""}, "name"), ({"jobanalyses": []}, "jobanalyses"), ({"projectId": "nOnE"}, "projectId"),
-    (tile(analysis={"code": "nastran"}), "analysis code"), (tile(command=" \n"), "command"),
-    (tile(analysis={"code": "abaqus", "version": "6.1"}, command="interactive"), "analysis version"),
-    (tile(analysis={"code": "abaqus"}, command="abaqus job=x"), "command"),
-    (tile(analysis={"code": "abaqus"}, command="abaqus job=x", flags={"igCv": True}), None),
-    (tile({"coreType": None}), "hardware coreType"), (tile({"coreType": "marble"}), "hardware coreType"),
-    (tile({"coresPerSlot": 40}), "hardware coresPerSlot"), (tile({"coresPerSlot": "72", "walltime": "3"}), None),
-    (tile({"slots": 0}), "hardware slots"), (tile({"walltime": 49}), "hardware walltime"),
-    (tile({"walltime": 0}), "hardware walltime"), (tile({"walltime": None}), None),
-    (tile({"coreType": "jade", "coresPerSlot": 4, "walltime": None}), "hardware walltime"),
-    (tile(inputFiles=[{"id": "dElEtE"}]), "inputFiles 0 id"), (tile(envVars={"A": 1}), "envVars"),
-], ids=lambda value: f"wrong {value}" if isinstance(value, str) else "fine" if value is None else "")
-def test_what_the_platform_would_refuse_is_400_with_the_place_of_the_error(sim, api, body, where):
-    sim.files["dElEtE"] = rescale_simulator.File(is_uploaded=True, is_deleted=True)
-    answer = api.post("jobs/", json={"name": "job", "jobanalyses": [TILE], **body})
-    assert (answer.status_code, len(sim.jobs)) == ((400, 0) if where else (201, 1))
-    if where:
-        error = answer.json()
-        for key in ([] if where in body else ["jobanalyses", 1]) + where.split():
-            error = error[int(key) if str(key).isdigit() else key]
-        assert {type(text) for text in error} == {str}
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -149,19 +94,6 @@ def test_a_fault_leaves_nothing_done_or_all(sim, api, name):
     assert (sim.requests[-1].fault, sim.requests[-1].status, len(sim.jobs)) == (name, status, done)
     wait_until(lambda: len(sim.jobs) == (done or name == "late"))
     assert api.get("users/me/").status_code == 200
-
-
-@pytest.mark.parametrize(("content", "message"), [
-    (tar_gz({"../../evil": b"evil"}), "outside of the work folder"),
-    (tar_gz({"up": (tarfile.SYMTYPE, "../.."), "up/evil": b"evil"}), "outside of the work folder"),
-    (tar_gz({"a": os.urandom(10_000)})[:500], "Input file in.tar.gz"),
-], ids=["leaves the folder", "leaves the folder over a link", "is damaged"])
-def test_an_archive_that_cannot_be_unpacked_fails_the_job(sim, start, content, message):
-    sim.unpacks_links = "kept"
-    job = start("touch ran", files=[("in.tar.gz", content)])
-    assert job.statuses[-1]["statusReason"] == "A run failed"
-    assert message in (job.work / LOG).read_text()
-    assert not [*sim.folder.parent.rglob("evil*"), *sim.folder.rglob("ran")]
 
 
 def test_the_log_has_a_frame_around_each_tile_up_to_one_that_fails_and_nothing_of_this_computer(sim, start):
@@ -341,23 +273,6 @@ def test_a_signal_ends_the_rehearsal_and_its_jobs(launch, number, killed):
     status = 137 if killed and number == signal.SIGINT else 128 + number
     assert f"Job {job_id} ends with this rehearsal" in end(rehearsal, status)[1]
     wait_for_the_end_of(*pids)
-
-
-def test_of_two_that_start_at_once_one_serves_and_stays_until_the_other_has_ended(launch):
-    Path("r").mkdir()
-    with Path("r/lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        both = [launch("--folder", "r", script=WAIT) for _ in range(2)]
-        time.sleep(1)
-        assert not Path("r/address").exists(), "a third one is just starting"
-    ids, _, roots = zip(*(process.stdout.readline().split() for process in both))
-    have_joined = ["Joined" in process.stderr.readline() for process in both]
-    assert (sorted(have_joined), len(set(roots))) == ([False, True], 1)
-    (_, id, server), (_, guest_id, guest) = sorted(zip(have_joined, ids, both))
-    (job_folder(id) / "go").touch()
-    line_with("Another script", server.stderr)
-    (job_folder(guest_id) / "go").touch()
-    assert ["reason: Completed successfully" in end(process)[0] for process in (guest, server)] == [True, True]
 
 
 @pytest.mark.parametrize("options", [["--folder", "r"], []], ids=["in a folder", "in a temporary folder"])

@@ -6,7 +6,7 @@
 | an address is put right; http is for this computer; what is none, and no token, is refused | address, token |
 | of a token four characters at most are printed, of a key in the wrong place nothing | token, wrong_place |
 | a rehearsal goes to its simulator and nowhere else | rehearsal |
-| no other host gets the token: by a redirect, .netrc, a certificate, a proxy | redirect, the last ones |
+| no other host gets the token: by a redirect, .netrc, a proxy (a certificate: test_faults.py) | redirect, the last |
 | but for a download no request follows a redirect | redirect |
 | it is in no output, exception or file, whatever platform, log or broken server send | to_light, log, no_file |
 """
@@ -18,7 +18,6 @@ import importlib.util
 import os
 import re
 import socketserver
-import ssl
 import tarfile
 import threading
 import traceback
@@ -26,7 +25,6 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import trustme
 from urllib3.util import parse_url
 
 import rescale_rest_api as rescale
@@ -242,7 +240,7 @@ def test_a_platform_that_sends_the_token_back_does_not_bring_it_to_light(functio
 
 
 @contextlib.contextmanager
-def script(answer: bytes, context: ssl.SSLContext | None = None):
+def script(answer: bytes):
     """A server that reads a request, keeps its head, and answers with these bytes, whatever they are."""
 
     class Handler(socketserver.StreamRequestHandler):
@@ -253,8 +251,6 @@ def script(answer: bytes, context: ssl.SSLContext | None = None):
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         server.host, server.heads, server.handle_error = f"localhost:{server.server_address[1]}", [], lambda *_: None
-        if context:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
@@ -307,25 +303,6 @@ def test_the_token_is_in_no_file_that_a_chain_leaves_or_sends(sim, access, envir
         said = [archive.extractfile(member).read() for member in archive if member.isfile()]
     said += [path.read_bytes() for path in files] + [str(job.body).encode() for job in sim.jobs.values()]
     assert sim.token.encode() not in b"".join(said) + capsys.readouterr().out.encode()
-
-
-@pytest.mark.parametrize(("name", "bundle", "arrives"), [
-    ("localhost", None, False), ("localhost", "right", True), ("evil.example", "right", False),
-    ("localhost", "", False), ("localhost", "no certificate", False),
-], ids=["unknown", "known", "of another name", "empty bundle", "wrong bundle"])
-def test_only_a_known_certificate_of_its_name_lets_a_server_have_the_token(name, bundle, arrives, clock, monkeypatch):
-    authority, context, file = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Path("company.pem")
-    authority.issue_cert(name).configure_cert(context)
-    for variable in ("CURL_CA_BUNDLE", "PYTHONHTTPSVERIFY") if bundle is None else ("REQUESTS_CA_BUNDLE",):
-        monkeypatch.setenv(variable, "" if bundle is None else str(file))
-    if bundle is not None:
-        file.write_bytes(authority.cert_pem.bytes() if bundle == "right" else bundle.encode())
-    with script(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n", context) as server:
-        if arrives:
-            rescale.job_stop(f"https://{server.host}", TOKEN, JOB_ID)
-        else:
-            assert "REQUESTS_CA_BUNDLE" in failure(rescale.job_stop, f"https://{server.host}", TOKEN, JOB_ID)
-    assert ([TOKEN.encode() in head for head in server.heads], clock.now) == ([True] * arrives, 0)
 
 
 ANSWERS = {"denied": b"407 Proxy Authentication Required\r\nProxy-Authenticate: Basic", "broken": b"502 Bad Gateway"}

@@ -18,24 +18,13 @@ from pathlib import Path
 PROGRESS_LINES = 15  # per step
 
 
-class CaseError(Exception):
-    """The case file or the restart file cannot be used."""
-
-
 def read_case(path):
     """What the case file says, in SI units and degC: a number, or for what may have several a list of them."""
-    parser = configparser.ConfigParser(inline_comment_prefixes="#", interpolation=None)
-    try:
-        parser.read_string(path.read_text(encoding="utf-8"))
-        numbers = {name: [float(word) for word in text.split()] for name, text in parser["rod"].items()}
-        one = {name: numbers[name][0] for name in ("length", "diffusivity", "end_temperature", "cells", "time_step")}
-        case = {**numbers, **one, "cells": int(one["cells"])}
-        all_numbers = [number for several in numbers.values() for number in several]
-        if not all(map(math.isfinite, all_numbers)) or min(one.values()) <= 0:
-            raise ValueError("all numbers must be finite, and those of which there is one positive")
-    except (configparser.Error, LookupError, ValueError) as error:
-        raise CaseError(f"{path}: {error}") from error
-    return case
+    parser = configparser.ConfigParser(inline_comment_prefixes="#")
+    parser.read_string(path.read_text(encoding="utf-8"))
+    case = {name: [float(word) for word in text.split()] for name, text in parser["rod"].items()}
+    one = {name: case[name][0] for name in ("length", "diffusivity", "end_temperature", "cells", "time_step")}
+    return {**case, **one, "cells": int(one["cells"])}
 
 
 def initial_temperature(case):
@@ -47,30 +36,13 @@ def initial_temperature(case):
 
 
 def read_restart(path, case, step):
-    """The temperatures at the end of the step before; any other file is refused."""
+    """The temperatures at the end of the step before; a file of anything else is refused."""
     if not path.exists():
-        raise CaseError(f"step {step} continues from {path}, which is not here: run step {step - 1} first")
-    try:
-        restart = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CaseError(f"{path} is truncated or damaged: run step {step - 1} again") from error
-    for name, value in case.items():
-        if restart["case"][name] != value:
-            raise CaseError(f"{path} is of another case: {name} is {restart['case'][name]} there, {value} here")
-    if restart["step"] != step - 1:
-        raise CaseError(f"{path} holds the end of step {restart['step']}, step {step} needs that of step {step - 1}")
+        sys.exit(f"rod.py: step {step} continues from {path}, which is not here: run step {step - 1} first")
+    restart = json.loads(path.read_text())
+    if (restart["case"], restart["step"]) != (case, step - 1):
+        sys.exit(f"rod.py: {path} is of another case or step: run step {step - 1} again")
     return restart["temperature"]
-
-
-def write_whole(path, content):
-    """Write under a temporary name and rename, so that the file is whole or not there."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    print(f"{path} written", flush=True)
 
 
 def march(case, temperature, start, end):
@@ -112,36 +84,27 @@ def picture(case, title, curves):
     return "\n".join([*drawn, "</svg>\n"])
 
 
-def run(case_file, step):
-    case = read_case(case_file)
-    ends, restart_file = [0.0, *case["step_ends"]], Path(case_file.stem + ".restart")
-    if not 1 <= step < len(ends):
-        raise CaseError(f"there is no step {step}: {case_file} has {len(ends) - 1}")
-    start, end = ends[step - 1 : step + 1]
-    before = initial_temperature(case) if step == 1 else read_restart(restart_file, case, step)
-    origin = "the initial condition" if step == 1 else restart_file
-    print(f"Step {step} of {len(ends) - 1}: {start:g} s to {end:g} s, from {origin}", flush=True)
-    after = march(case, before, start, end)
-    if end == ends[-1]:
-        rows = (f"{i * case['length'] / case['cells']:.6f},{t:.6f}\n" for i, t in enumerate(after))
-        write_whole(Path("temperature.csv"), ("x [m],T [degC]\n" + "".join(rows)).encode())
-    write_whole(Path("temperature.svg"), picture(case, f"Rod, step {step} of {len(ends) - 1}", [
-        ("0 s, initial condition", "#999", initial_temperature(case)),
-        (f"{start:g} s, start of step {step}", "#1f77b4", before), (f"{end:g} s, end of step {step}", "#d62728", after),
-    ]).encode())
-    write_whole(restart_file, json.dumps({"case": case, "step": step, "temperature": after}).encode())
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    print(f"{path} written", flush=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Transient heat conduction in a rod.")
-    parser.add_argument("case", type=Path, help="case file, such as rod.inp")
-    parser.add_argument("--step", type=int, required=True, help="1 starts, 2 continues from the restart file")
-    arguments = parser.parse_args()
-    try:
-        run(arguments.case, arguments.step)
-    except (CaseError, OSError) as error:
-        sys.exit(f"rod.py: {error}")
-
-
-if __name__ == "__main__":
-    main()
+parser = argparse.ArgumentParser(description="Transient heat conduction in a rod.")
+parser.add_argument("case", type=Path, help="case file, such as rod.inp")
+parser.add_argument("--step", type=int, required=True, help="1 starts, 2 continues from the restart file")
+arguments = parser.parse_args()
+case, step, restart_file = read_case(arguments.case), arguments.step, Path(arguments.case.stem + ".restart")
+ends = [0.0, *case["step_ends"]]
+start, end = ends[step - 1 : step + 1]
+before = initial_temperature(case) if step == 1 else read_restart(restart_file, case, step)
+origin = "the initial condition" if step == 1 else restart_file
+print(f"Step {step} of {len(ends) - 1}: {start:g} s to {end:g} s, from {origin}", flush=True)
+after = march(case, before, start, end)
+if end == ends[-1]:
+    rows = (f"{i * case['length'] / case['cells']:.6f},{t:.6f}\n" for i, t in enumerate(after))
+    write(Path("temperature.csv"), "x [m],T [degC]\n" + "".join(rows))
+write(Path("temperature.svg"), picture(case, f"Rod, step {step} of {len(ends) - 1}", [
+    ("0 s, initial condition", "#999", initial_temperature(case)),
+    (f"{start:g} s, start of step {step}", "#1f77b4", before), (f"{end:g} s, end of step {step}", "#d62728", after),
+]))
+write(restart_file, json.dumps({"case": case, "step": step, "temperature": after}))
