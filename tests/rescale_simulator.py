@@ -65,7 +65,6 @@ CORE_TYPES = [
     ("emerald", 0.06, [1, 2, 4, 8, 16, 18, 36], {}),
     ("starlite_max", 0.09, [1, 2, 4, 8, 16, 32, 64], {}),
     ("onyx", 0.05, [1, 2, 4, 9, 18], {}),
-    ("jade", 0.19, [4, 8, 16, 32], {"walltimeRequired": True}),
     ("nickel", 0.23, [1, 2, 4, 8, 16], {"isDeprecated": True}),  # dearer than those that some client may pick
     ("marble", 0.25, [1, 2, 4, 8], {"isDeprecated": True, "isActive": False}),  # because they are the cheapest
 ]
@@ -160,7 +159,7 @@ def check_tile(tile: dict, sim: Simulator) -> dict:
     there = {id for id, file in sim.files.items() if file.is_uploaded and not file.is_deleted}
     core_type, is_endless = str(hardware.get("coreType")), hardware.get("walltime") in (None, "")
     active = {code: (sizes, flags) for code, _, sizes, flags in CORE_TYPES if flags.get("isActive", True)}
-    sizes, core_flags = active.get(core_type, ([], {}))
+    sizes, _ = active.get(core_type, ([], {}))
     cores, slots, hours = (number({"slots": 1, **hardware}.get(key)) for key in ("coresPerSlot", "slots", "walltime"))
     largest, limit = sizes[-1] if sizes else max(cores, 1), math.inf if sim.any_settings else MAX_JOB_HOURS
     wrong_hardware = complaints(
@@ -168,9 +167,7 @@ def check_tile(tile: dict, sim: Simulator) -> dict:
         ("coresPerSlot", cores, ["A valid integer is required."]),
         ("coresPerSlot", cores in sizes or not cores % largest or sim.any_settings,
          [f"{core_type} comes with {', '.join(map(str, sizes))} cores or multiples of {largest}, not with {cores}."]),
-        ("slots", slots, ["A valid integer is required."]),
-        ("walltime", not core_flags.get("walltimeRequired") if is_endless else 1 <= hours <= limit,
-         [f"A whole number of hours, {MAX_JOB_HOURS} at most."]),
+        ("walltime", is_endless or 1 <= hours <= limit, [f"A whole number of hours, {MAX_JOB_HOURS} at most."]),
     )
     nodes = {"numberOfNodes": math.ceil(cores / largest), "memoryPerNode": 65536, "storagePerNode": 500}
     hardware.update(coresPerSlot=cores, slots=slots, walltime=None if is_endless else hours, coreSummary=nodes)
@@ -185,8 +182,6 @@ def check_tile(tile: dict, sim: Simulator) -> dict:
         ("hardware", not wrong_hardware, wrong_hardware),
         ("inputFiles", there.issuperset(one["id"] for one in inputs),
          [{} if one["id"] in there else {"id": ["There is no such file."]} for one in inputs]),
-        ("envVars", isinstance(variables, dict) and all(isinstance(one, str) for one in variables.values()),
-         ["Expected a dictionary of strings."]),
     )
 
 
@@ -322,7 +317,7 @@ class Platform:
     def core_types(self) -> Any:
         items = [self.bent("core type", {
             "code": code, "name": code.title(), "price": price, "lowPriorityPrice": str(price / 2), "cores": sizes,
-            "walltimeRequired": False, "isDeprecated": False, "isActive": True, **flags,
+            "isDeprecated": False, "isActive": True, **flags,
         }) for code, price, sizes, flags in CORE_TYPES]
         active = request.args.get("isActive", "false true")
         return self._catalogue([item for item in items if str(item["isActive"]).lower() in active])
@@ -350,7 +345,6 @@ class Platform:
         ("GET", "/jobs/<job>/runs/1/tail/<path:path>", tail),  # §8
         ("GET", "/jobs/<job>/files/", outputs),  # §9
         ("POST", "/jobs/<job>/stop/", stop),  # §10
-        ("POST", "/jobs/<job>/force_stop/", stop),
         ("DELETE", "/jobs/<job>/", delete_job),
         ("GET", "/coretypes/", core_types),  # §11
         ("GET", "/analyses/", analyses),

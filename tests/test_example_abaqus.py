@@ -87,16 +87,12 @@ BY_CCX = f"{shlex.quote(str(STAND_IN))} job=beam interactive"
 
 @pytest.mark.parametrize(("command", "runs", "successful"), [
     (f"rm -f static.sta; abaqus job=static interactive && {GREP}", ABAQUS_RUNS, {"completed"}),
-    (f"abaqus job=static interactive && {GREP}", ABAQUS_RUNS, {"completed", "no word"}),
-    (f"rm -f static.sta; abaqus job=static interactive\n{GREP}", ABAQUS_RUNS, {"completed", "failed at its end"}),
     ("abaqus job=static interactive", ABAQUS_RUNS, {"completed", "not completed", "no word"}),
     ("solver &\nwait $!", SOLVER_RUNS, {"good"}),
     ("solver &\nwait", SOLVER_RUNS, {"good", "bad"}),
     ("set -o pipefail\nsolver | tee solver.log", SOLVER_RUNS, {"good"}),
     ("solver | tee solver.log", SOLVER_RUNS, {"good", "bad"}),
     ("rm -f beam.frd; ccx -i beam && grep -q 100CL beam.frd", CCX_RUNS, {"computed"}),
-    ("rm -f beam.frd; ccx -i beam\ngrep -q 100CL beam.frd", CCX_RUNS, {"computed", "diverged"}),
-    ("rm -f beam.frd; ccx -i beam && test -s beam.frd", CCX_RUNS, {"computed", "no step"}),  # 6 bytes, of CalculiX 2.20
     ("ccx -i beam", CCX_RUNS, {"computed", "no deck", "no step"}),
     (f"rm -f beam.sta; abaqus job=beam interactive && {GREP.replace('static', 'beam')}", CCX_RUNS, {"computed"}),
 ])

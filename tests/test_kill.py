@@ -5,7 +5,6 @@ A --repeat killed likewise                      is gone on with: the failed job 
 Runs that are killed again and again            come to an end
 An upload killed midway                         sends little of it again
 A download killed midway                        leaves a beginning of the file, and goes on there
-A key that was replaced                         is no end
 Ctrl-C at any moment                            leaves a chain to go on with; the command that it names works
 
 A second process beside a chain at work, and files that vanish before Ctrl-C: test_main.py
@@ -199,22 +198,6 @@ def test_a_download_killed_midway_leaves_a_beginning_of_the_file_and_goes_on_the
     assert [path.name for path in result().parent.iterdir()] == ["rescale.tar.gz"]
     ranges = [record.headers["Range"] for record in sim.requests[before:] if whole.id in record.path]
     assert min(int(text[len("bytes="):].split("-")[0]) for text in ranges) == len(content)
-
-
-def test_a_chain_is_gone_on_with_when_the_key_was_replaced(sim, chain, monkeypatch):
-    watch = Watch(sim)
-
-    def replace(record: Record, when: str) -> None:
-        watch.on_request(record, when)
-        if watch.names[-1].startswith("second: GET jobs/ID/runs/1/tail/"):
-            sim.token = "0123456789abcdef0123456789abcdef01234567"
-
-    sim.on_request = replace
-    status, _, err = run()
-    assert (status, "401" in err, sim.token in err) == (1, True, False)
-    sim.on_request = watch.on_request
-    monkeypatch.setenv("RESCALE_API_KEY", sim.token)
-    go_on(sim)
 
 
 def test_the_command_to_go_on_after_ctrl_c_works_when_pasted(sim, chain, tmp_path):

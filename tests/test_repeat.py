@@ -15,7 +15,6 @@ A repeat killed at any moment: test_kill.py. A running job, and where there is n
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -295,15 +294,6 @@ def test_where_it_cannot_be_told_what_was_changed_nothing_is_repeated(chain, sim
     Path("inputs", "b.inp").symlink_to("nowhere")
     status, _, err = run("--repeat")
     assert (status, of(sim), "b.inp" in err) == (1, ["one", "two"], True)
-
-
-def test_a_repeat_killed_while_it_takes_jobs_away_tells_all_that_will_be_paid(chain, sim):
-    chain()
-    [memory] = Path().glob(".*.chain")
-    memory.write_text(json.dumps({**json.loads(memory.read_text()), "replaced": list(sim.starts)[1:]}))
-    out = run("--resume")[1]
-    assert "will cost money: 2 (two, three)" in out
-    assert of(sim) == ["one", "two", "three", "two", "three"]
 
 
 def test_what_another_process_did_before_it_died_is_not_paid_again(chain, sim):

@@ -106,20 +106,18 @@ def test_a_value_that_cannot_be_right_is_named_and_nothing_is_sent(name, clock):
 
 
 IN_THE_BACKGROUND = [
-    "abaqus job=rod", "cp a b; abaqus job=rod && echo done", "abq2024 JOB=rod input=r.inp", "(cd sub; abaqus job=rod)",
-    "/opt/abaqus/bin/abaqus job = rod cpus=4  # interactive", "abaqus job=rod \\\n  cpus=4\n", "time abaqus job=rod",
-    "abaqus job=one interactive\nabaqus job=two\n", "LANG=C abaqus job=rod", "if true; then abaqus job=rod; fi",
-    "abaqus analysis job=rod", "abaqus job=interactive", "abaqus job=x | tee log", 'abaqus job="x" user=interactive.f',
+    "abaqus job=rod", "cp a b; abq2024 JOB=rod input=r.inp && echo done", "(cd sub; abaqus job=rod)",
+    "/opt/abaqus/bin/abaqus job = rod cpus=4  # interactive", "abaqus job=rod \\\n  cpus=4\n",
+    "abaqus job=one interactive\nabaqus job=two\n", "if true; then LANG=C abaqus job=rod; fi",
+    "abaqus analysis job=rod", "abaqus job=interactive", 'abaqus job="x" user=interactive.f | tee log',
 ]
 IN_ORDER = [
-    "abaqus job=rod interactive", "abaqus job=rod cpus=4 inter\n", "abaqus interactive job=rod", "abaqus job=rod INT",
-    "abaqus job=rod \\\n  cpus=4 \\\n  interactive\n", "# abaqus job=rod\ntrue\n", "true # abaqus job=rod",
+    "abaqus job=rod cpus=4 inter\n", "abaqus interactive job=rod", "abaqus job=rod INT",
+    "abaqus job=rod \\\n  cpus=4 \\\n  interactive\n", "true # abaqus job=rod",
     "cp a b && abaqus job=x cpus=4 interactive mp_mode=mpi && python post.py job=x", "abaqus terminate job=rod",
     "abaqus python post.py job=rod", "abaqus cae noGUI=post.py -- job=rod", "solver job=rod", "abaqus fetch job=beam",
-    "abaqus information=release", "echo the job=rod of abaqus", "./my-abaqus-wrapper job=rod",
-    "(abaqus job=rod interactive)", "abaqus job=rod 2>&1 interactive",
-    "log=$(abaqus job=rod interactive)", "abaqus job=rod interactive > log 2>&1",
-    "sh -c \"cd sub && abaqus job=rod interactive\"", "abaqus job=rod interactive; echo abaqus",
+    "echo the job=rod of abaqus", "./my-abaqus-wrapper job=rod", "abaqus job=rod 2>&1 interactive",
+    "log=$(abaqus job=rod interactive)", "sh -c \"cd sub && abaqus job=rod interactive\"",
 ]
 
 
