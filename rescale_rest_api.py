@@ -476,7 +476,7 @@ class _Body:
         with self.volume.path.open("rb") as file:
             file.seek(self.volume.start)
             while self.left:
-                block = file.read(min(self.left, CHUNK))
+                block = file.read(min(self.left, 2 * CHUNK))
                 if self.progress.stop.is_set():
                     raise RescaleError("stopped")
                 if not block:

@@ -6,7 +6,7 @@
 
 What has a limit was promised. Times are medians of several runs; ours and the reference take turns, and a ratio is the
 median of the pairs' ratios, for the computer may have other things to do meanwhile. Every run is a process of its own,
-for the sake of its memory, and ends when its file is on the disk. In TMPDIR 4 GB must be free.
+for the sake of its memory, and ends when its file is on the disk. In TMPDIR 6 GB must be free.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Size(NamedTuple):
     interval: float  # and at its files
 
 
-FULL = Size(3, (150_000_000, 100_000_000, 200), 1024 * MB, 400_000_000, 400_000_000, rescale.STATUS_INTERVAL,
+FULL = Size(3, (150_000_000, 100_000_000, 200), 2048 * MB, 400_000_000, 400_000_000, rescale.STATUS_INTERVAL,
             rescale.FILES_INTERVAL)
 QUICK = Size(1, (3_000_000, 2_000_000, 20), 80 * MB, 10_000_000, 70_000_000, 0.5, 0.1)
 
