@@ -177,9 +177,8 @@ def platform_my_token(
     Each is the argument, else RESCALE_API_URL and RESCALE_API_KEY, else what section `profile` (`default`) of
     ~/.config/rescale/apiconfig says. A profile that is named goes before the environment.
 
-    Returns (platform, token): ('https://kr.rescale.com', 'Token 0123…').
-    Prints the platform and the last 4 characters of the token.
-    Raises RescaleError when one of them is missing or malformed.
+    Returns (platform, token): ('https://kr.rescale.com', 'Token 0123…'). Prints the platform and the last 4 characters
+    of the token. Raises RescaleError when one of them is missing or malformed.
     """
     found = {"url": os.environ.get("RESCALE_API_URL"), "key": os.environ.get("RESCALE_API_KEY")}
     complete = (rescale_platform or found["url"]) and (my_token or found["key"])
@@ -267,14 +266,16 @@ def _input_files_of(input_path: StrPath | None, archive: str = ARCHIVE) -> tuple
                 left_out.append(f"{path.name} (not a regular file)")
             elif _holds_key(path, keys):
                 left_out.append(f"{path.name} (holds an API key)")
-            elif not BOOKKEEPING.fullmatch(path.name):
+            elif not (BOOKKEEPING.fullmatch(path.name) or (path.suffix in JOB_FILES and sum(
+                      path.with_suffix(suffix).exists() for suffix in JOB_FILES) > 1)):
                 files.append(path)
     if not files:
         raise RescaleError(f"input_path {folder.absolute()} holds no files to pack, only: {folders + left_out}")
     return files, folders, left_out
 
 
-# What this library writes beside the input files: of a chain, a job, an upload.
+# What this library writes beside the input files: of a chain, a job, an upload; at least two of JOB_FILES for a job.
+JOB_FILES = (".job", ".desktop", ".url")
 BOOKKEEPING = re.compile(r".+@.+@\d{8}-\d{6}\.(job|log|desktop|url|rescale-001)|\..+\.(part|uploaded|job|chain)")
 KEY = re.compile(rb"(token|apikey|RESCALE_API_KEY)[=:'\"\s]{1,12}(token\s+)?[0-9a-f]{40}(?![0-9a-f])", re.IGNORECASE)
 
@@ -817,9 +818,8 @@ def job_monitor(rescale_platform: str, my_token: str, job_id: str) -> None:
     """Follow a job until it has ended, through outages of any length.
 
     Prints `Job LFZphb : Pending` and so on, once per change, and while the job executes the new lines of its
-    process_output.log, `Waiting.....` until it can be read.
-    Raises JobFailed unless the job succeeded, RescaleError when the platform refuses the question (401, 403, 404).
-    Source: GET /api/v2/jobs/{id}/statuses/ and …/runs/1/tail/ (rescale-api.md §7, §8).
+    process_output.log, `Waiting.....` until it can be read. Raises JobFailed unless the job succeeded, RescaleError
+    when the platform refuses (401, 403, 404). Source: GET …/statuses/, …/runs/1/tail/ (rescale-api.md §7, §8).
     """
     access = _Access(rescale_platform, my_token, math.inf)
     _check_job_id(job_id)

@@ -120,6 +120,7 @@ def test_a_link_is_packed_as_the_file_that_it_points_to_with_mode_and_date_and_w
 def test_scripts_bookkeeping_pipes_and_folders_stay_here_and_are_named_and_files_of_such_names_go_in(tmp_path):
     ours = [f"me@rod@20261125-101112.{kind}" for kind in ("job", "log", "desktop", "url", "rescale-001")]
     ours += [f".{name}" for name in ("me@rod@20261125-101112.chain", "x.tar.gz.uploaded", "x.tar.gz.part", "x.1.job")]
+    ours += ["one.job", "one.desktop", "two.job", "two.url"]
     own = ["list.uploaded", "mesh.part", "me@rod.log", "one.log", "static.job", "a.py", "x.url", "y.desktop"]
     named = ["pipe", "rescale_failed.tar.gz", "rescale_rest_api.py", "my chain.py"]
     for name in ours + own + named[1:]:
