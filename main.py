@@ -7,7 +7,8 @@
     python main.py --repeat --from BATCH    the same from this batch on, also if it has succeeded
     python main.py --status    how far it is, from another terminal
 
-Edit the two sections below, then leave it running in `screen`. Exit status: 0 done, 1 failed, 2 usage, 130 Ctrl-C.
+Edit the two sections below, then leave it running in `screen`. Exit status: 0 done, 1 failed, 2 usage or
+an unfinished chain, 130 Ctrl-C.
 """
 
 import sys

@@ -9,8 +9,8 @@ One idea: proof, not inference. A job that job_setup made leaves a rescale.tar.g
 and all that it left is in that archive; a file is whole when its checksum is the platform's; a link of a chain has
 its job when its .job file exists; what has been uploaded is known by its content.
 
-What stands where: 1 to 8 the guide's functions, in the order in which a job needs them, each followed by what only it
-needs; what we add to them; "A chain", for main.py; "Requests", which alone knows connections, retries and throttling;
+What stands where: 1 to 8 the guide's functions, in the order in which a job needs them, each followed by its helpers;
+what we add to them; "A chain", for main.py; "Requests", which alone knows connections, retries and throttling;
 files and text. To understand a job read `_job_command`, which makes the proof, and `_verdict`, which believes it.
 Errors are exceptions: RescaleError, and JobFailed for a job that ended badly. Only `chain` ends the interpreter.
 """
@@ -82,7 +82,7 @@ OUTAGE_INTERVAL = 600  # seconds of an outage between two lines that say so
 SUBMIT_PATIENCE = 60  # seconds until a submitted job must show a status
 FILES_INTERVAL = 1  # seconds between the two looks at a job's file list that must agree
 FILES_PATIENCE = 300  # seconds after which the file list of a job that has ended counts as it is, and ...
-GLANCE = 10  # ... for those who only want to show it, with a ? where the platform does not answer
+GLANCE = 10  # ... for who only glances: the table, with a ? where the platform does not answer, and the guard
 AT_END_TIMEOUT = 300  # seconds for the user's command at the end of a chain
 PROGRESS_DELAY = 2  # seconds before a transfer's progress is worth a line
 PAGE_SIZE = 1000  # entries per page, the platform's largest
@@ -103,7 +103,7 @@ JOB_ID = r"[\w-]{1,39}"  # a short word; a key would be longer
 WINDOWS = os.name == "nt"
 REHEARSAL = os.environ.get("RESCALE_REHEARSAL_FOLDER", "")  # the one that this is part of; empty: none, this is paid
 
-# Statuses after which nothing follows, in lower case; only the first is documented (rescale-api.md §7).
+# Statuses after which nothing follows, in lower case; only "completed" is documented (rescale-api.md §7).
 STOPPED = {"stopped", "force stopped", "terminated", "cancelled", "canceled"}
 ENDED = {"completed", "failed", "error", "archived", *STOPPED}
 SUCCESS = "completed successfully"  # the reason of a good end, in lower case
@@ -148,6 +148,7 @@ class _Access(NamedTuple):
     platform: str
     token: str
     patience: float = PATIENCE  # seconds of faults after which a call gives up; with less it only glances at a job
+
 
 class RescaleError(Exception):
     """What failed, what the server said, what was kept and what to do next; never the token."""
@@ -254,8 +255,6 @@ def _input_files_of(input_path: StrPath | None, archive: str = ARCHIVE) -> tuple
     files, folders, left_out = list[Path](), list[str](), list[str]()
     with _file_errors(f"input_path {folder} cannot be read"):
         for path in sorted(folder.iterdir()):
-            if path.is_symlink() and not path.exists():
-                raise RescaleError(f"{path} is a link to a file that does not exist; put the file there or remove it")
             if path.is_dir():
                 folders.append(f"{path.name}/")
             elif path.name in (ARCHIVE, FAILED_ARCHIVE, archive):
@@ -474,7 +473,7 @@ class _Body:
 
     def __iter__(self) -> Iterator[bytes]:
         yield self.head
-        with self.volume.path.open("rb") as file:
+        with _file_errors(f"{self.volume.path} could not be uploaded"), self.volume.path.open("rb") as file:
             file.seek(self.volume.start)
             while self.left:
                 block = file.read(min(self.left, 2 * CHUNK))
@@ -655,7 +654,7 @@ ABAQUS_AT_ONCE = ("terminate", "suspend", "resume", "fetch", "findkeyword", "pyt
 
 
 def _check_command(command: str) -> None:
-    """Refuse what the platform's own check, which the packing would fail, refuses: Abaqus in the background."""
+    """Refuse Abaqus in the background, as the platform's own check would, which job_setup switches off."""
     for line in re.split(r"(?:[;|\n]|(?<!>)&(?!>))+", re.sub(r"\\\r?\n", " ", command)):
         call = re.search(r"(?:^|[\s/(])(?:abaqus|abq)(?:[\d_.-][\w.-]*)?\s+(.*)", line.partition("#")[0].strip())
         words = re.sub(r"\s*=\s*", "=", re.sub(r"[()\"'`]", " ", call[1])).split() if call else []
@@ -701,9 +700,9 @@ def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str)
 
     Prints `Job LFZphb : submitted`, or `submitted earlier`. Writes, under the current folder, `<job_name>.job` with
     the job's id before the request, and a link to the result page, `<job_name>.desktop` or on Windows
-    `<job_name>.url`. The .job file is created, never overwritten, unless the job in it has ended: two processes cannot
-    both start a job of that name. Raises RescaleError when they try, when the platform refuses the job, or accepts it
-    and shows no status. Source: POST /api/v2/jobs/{id}/submit/ (rescale-api.md §6).
+    `<job_name>.url`. The .job file is created, never overwritten, unless its job has ended or is unknown: two processes
+    cannot both start a job of that name. Raises RescaleError when they try, when the platform refuses the job, or
+    accepts it and shows no status. Source: POST /api/v2/jobs/{id}/submit/ (rescale-api.md §6).
     """
     access = _Access(rescale_platform, my_token)
     _check_job_name(job_name)
@@ -718,7 +717,7 @@ def job_submit(rescale_platform: str, my_token: str, job_name: str, job_id: str)
     _say(f"Job {job_id} : submitted{'' if 'now' in sent else ' earlier'}")
     head, end = (f"[Desktop Entry]\nType=Link\nName={job_name}", "desktop") if not WINDOWS else \
         ("[InternetShortcut]", "url")
-    with contextlib.suppress(OSError), _whole_file(Path(f"{job_name}.{end}")) as file:  # a convenience: the job runs
+    with contextlib.suppress(OSError, RescaleError), _whole_file(Path(f"{job_name}.{end}")) as file:  # the job runs
         file.write(f"{head}\nURL={page}\n".encode())
 
 
@@ -945,7 +944,7 @@ def _verdict(access: _Access, job_id: str, history: list[_Status]) -> _Verdict:
     doubted = bool(reasons) and reasons[0].casefold() != SUCCESS
     wanted = {LOG} if not ours else {FAILED_ARCHIVE, LOG} if doubted else {ARCHIVE, FAILED_ARCHIVE}
     files = _outputs(access, job_id, given, wanted)
-    archive = _result(files)
+    archive, listed = _result(files), wanted & {file.name for file in files}
     proven = ours and archive is not None and len(files) == 1
     lines = [] if proven else _finished_log(access, files, needed=not ours or archive is not None)
     # Only the closing line is the platform's: a program may print the like before.
@@ -957,7 +956,7 @@ def _verdict(access: _Access, job_id: str, history: list[_Status]) -> _Verdict:
     outcome = "stopped" if stopped else "failed"
     if proven or ((archive or not ours) and word and not code):
         outcome = "succeeded"
-    elif access.patience < PATIENCE and not (stopped or wanted & {one.name for one in files}) and (ours or not reasons):
+    elif access.patience < PATIENCE and not (stopped or listed) and (ours or not reasons):
         outcome = "ended"
     return _Verdict(outcome, said, f" (exit code {code})" if code else "", _without_command(lines), files)
 
@@ -1305,8 +1304,8 @@ def check_settings(
     """Check what job_setup will be given against the platform's catalogues, before anything is packed or sent.
 
     Prints the account, of the folder `input_path` how much there is to pack, and what a job and a chain of `jobs` can
-    cost at most: price × cores × slots × walltime as the platform lists the price, or the core-hours
-    where it lists none. A catalogue that the account may not see is skipped with a notice. Raises one RescaleError for
+    cost at most: price × cores × slots × walltime as the platform lists the price, else the core-hours
+    alone. A catalogue that the account may not see is skipped with a notice. Raises one RescaleError for
     all values that the platform does not know, each with the nearest right ones.
     Source: GET /api/v2/users/me/, …/analyses/, …/coretypes/, …/users/me/projects/ (rescale-api.md §1, §11).
     """
@@ -1443,7 +1442,7 @@ class Chain:
     """What main.py goes through: the links, from the last one that has a job on. Its state is in its .job files.
 
     `memory`, a small file, holds what cannot be derived: when it `began`, the `script`, where it is `rehearsed`, the
-    jobs to be `replaced`, and `inputs`, what a link takes from input_path: {name: [size, time of change, SHA-512]}.
+    jobs to be `replaced`, and `inputs`, what from input_path: {batch: {name: [size, time of change, SHA-512]}}.
     """
 
     def __init__(self, access: _Access, batches: Batches, user: str, started_at: str, input_path: StrPath) -> None:
@@ -1689,13 +1688,13 @@ def _user() -> str:
 def _chosen(batches: Batches, input_path: StrPath, options: argparse.Namespace) -> Chain:
     """The chain that is asked for; SystemExit where nothing is to be started."""
     access = _Access(*platform_my_token())
+    _say(f"rescale_rest_api {__version__}: {Path(sys.argv[0]).name}: {', '.join(name for name, _ in batches)}")
+    _request(access._replace(patience=FIRST_PATIENCE), "GET", "users/me/")  # first: what is here may change meanwhile
     files = (re.fullmatch(r"\.?([^@]+)@(.+)@(\d{8}-\d{6})\.(job|chain|log)", path.name) for path in Path().iterdir())
     # User and time of the chains in this folder that share a batch name with these.
     found = {(file[1], file[3]) for file in files if file and file[2] in dict(batches)}
     chains = sorted((Chain(access, batches, *one, input_path) for one in found), key=Chain.began, reverse=True)
     named = next((value for value in (options.resume, options.repeat, options.status) if value is not None), None)
-    _say(f"rescale_rest_api {__version__}: {Path(sys.argv[0]).name}: {', '.join(name for name, _ in batches)}")
-    _request(access._replace(patience=FIRST_PATIENCE), "GET", "users/me/")
     if named is None:
         if not options.new and not options.check:
             _guard(access._replace(patience=FIRST_PATIENCE), chains)
@@ -1837,7 +1836,7 @@ class _Fault(Exception):
 
     def __init__(self, text: str, wait: float = 0, *, final: bool = False) -> None:
         super().__init__(_printable(text))
-        self.wait, self.final = wait, final  # final: waiting hardly helps; only job_monitor does
+        self.wait, self.final = wait, final  # final: it will hardly pass; only job_monitor waits
 
 
 def _request(access: _Access, method: str, path: str, **how: Any) -> Any:
@@ -2178,7 +2177,7 @@ class _Screen(logging.Handler):
 
 
 def _log_file(chain_name: str) -> logging.FileHandler:
-    """A chain's log, each line with the local time; locked as long as it is open, so that its chain is at work."""
+    """A chain's log, each line with the local time; locked, where it can be, as long as its chain is at work."""
     with _file_errors(f"{chain_name}.log cannot be written; nothing was started"):
         log = logging.FileHandler(f"{chain_name}.log", encoding="utf-8", errors="replace")
     log.handleError = lambda _: None  # type: ignore[assignment]  # a full disk must not end a chain

@@ -825,7 +825,7 @@ def start_command(sim: Simulator, job: Job, tile: dict, folder: Path) -> subproc
         "NODES_PER_SLOT": nodes, "SLOTS_PER_NODE": 1, "GPUS_PER_SLOT": 0, "GPUS_PER_NODE": 0,
         "THREADS_PER_SLOT": cores, "THREADS_PER_NODE": cores // nodes, "PROVIDER": "simulator",
     }.items()})
-    script, text = job.folder / "command.sh", tile["command"].replace("\r\n", "\n") + "\n"
+    script, text = job.folder / "command.sh", tile["command"] + "\n"
     script.write_bytes(text.encode(errors="replace"))
     shell = [sim.shell] if isinstance(sim.shell, str) else sim.shell
     arguments = {"file": [script], "-c": ["-c", text], "stdin": []}[sim.shell_style]
