@@ -1164,8 +1164,6 @@ def _beginning(file: _File, target: Path) -> _Range:
     if file.algorithm and target.is_file() and target.stat().st_size == file.size \
             and _checksum(target, file.algorithm) == file.checksum:
         return one._replace(start=file.size, is_here=True)
-    if one.kept.exists() and one.kept.stat().st_size > file.size:
-        one.kept.unlink()
     return one._replace(start=one.kept.stat().st_size if one.kept.exists() else 0)
 
 

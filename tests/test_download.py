@@ -58,11 +58,14 @@ def asked_of(sim, name="rescale.tar.gz"):
 
 @pytest.mark.parametrize("files", [{"rescale.tar.gz": BIG * 4}, {"a.odb": BIG * 4, "empty": b"", **ARCHIVE}],
                          ids=["one file", "three files"])
-def test_results_are_downloaded_as_the_guide_prints_it(files, access, clock, sim, ended_job, capsys):
+def test_results_are_downloaded_as_the_guide_prints_it(files, access, clock, sim, ended_job, monkeypatch, capsys):
     job_id = ended_job({**files, "was deleted": b"1", "was given": b"2"})
     file_named(sim, "was deleted").is_deleted, given = True, {"id": file_named(sim, "was given").id, "decompress": True}
     sim.jobs[job_id].data["jobanalyses"][0]["inputFiles"], sim.lists_inputs = [given], "all"
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
     paths = rescale.job_download(*access, "me@rod@1", job_id)
+    assert {len(BIG) * 4, len(files["rescale.tar.gz"])} <= set(synced)  # on the disk before it has its name
     assert paths == [Path("me@rod@1").absolute() / name for name in files]
     assert tree("me@rod@1") == files
     place = f"user/user_xMTMk/output/job_{job_id}/run1"
@@ -76,7 +79,10 @@ def test_results_are_downloaded_as_the_guide_prints_it(files, access, clock, sim
 def test_two_thousand_files_keep_their_names_and_folders_and_take_a_request_each(clock):
     names = ["sub/deep/er.txt", "결과 1/압력.odb", "with blanks", "-rf", ".hidden", "a#b?c%20d&e", "it's", "a..b", "~"]
     files = {**ARCHIVE, **{name: name.encode() for name in [*names, *map("frame{}.csv".format, range(2000))]}}
-    network = connect(Platform(files={f"id{number}": one for number, one in enumerate(files.items())}))
+    platform = Platform(files={f"id{number}": one for number, one in enumerate(files.items())})
+    for one in platform.answers[f"jobs/{JOB_ID}/files/"]["results"]:
+        one["fileChecksums"][0].update(hashFunction="SHA-512", fileHash=one["fileChecksums"][0]["fileHash"].upper())
+    network = connect(platform)
     assert len(rescale.job_download(PLATFORM, TOKEN, "job", JOB_ID)) == len(files)
     assert tree() == files
     assert network.count <= len(files) + 4

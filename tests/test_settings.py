@@ -70,9 +70,14 @@ def test_good_settings_are_told_with_the_account_and_what_there_is_to_pack(acces
 
 @pytest.mark.parametrize(("prices", "jobs", "facts"), [  # of 4 cores x 2 slots x 8 h
     (True, 1, ["64 core-hours", "5.76", "0.09"]), (True, 3, ["192", "17.28"]), (False, 3, ["192", "no price"]),
-], ids=["a job", "a chain", "no prices"])
-def test_what_is_the_most_that_it_costs_is_told_and_nothing_invented(prices, jobs, facts, access, sim, capsys):
-    sim.prices = prices
+    (-0.09, 1, ["64 core-hours; ", "no price"]), (float("inf"), 1, ["64 core-hours; ", "no price"]),
+], ids=["a job", "a chain", "no prices", "negative", "endless"])
+def test_what_is_the_most_that_it_costs_is_told_and_nothing_invented(
+    prices, jobs, facts, access, sim, monkeypatch, capsys
+):
+    sim.prices = bool(prices)
+    if isinstance(prices, float):
+        monkeypatch.setattr(rescale_simulator, "CORE_TYPES", [("starlite_max", prices, [4, 64], {})])
     rescale.check_settings(*access, **{**GOOD, "slot": 2}, jobs=jobs)
     [line] = [line for line in capsys.readouterr().out.splitlines() if "core-hours" in line]
     assert [fact for fact in facts if fact not in line] == []
