@@ -30,6 +30,7 @@ import functools
 import getpass
 import glob
 import hashlib
+import http.cookiejar
 import itertools
 import json
 import logging.handlers
@@ -327,8 +328,7 @@ def _gzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
     Each block starts with the end of the one before as its dictionary: hardly anything is lost against one piece.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(cores, 32)  # blocks in work are memory
+    threads = min(os.cpu_count() or 1, 32)  # blocks in work are memory
     pending: collections.deque[concurrent.futures.Future[bytes]] = collections.deque()
     checksum, size, held, window = 0, 0, bytearray(), b""
     yield b"\x1f\x8b\x08\0" + bytes(5) + b"\xff"  # gzip, deflate; no name, no time, any system
@@ -342,8 +342,7 @@ def _gzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
                 window = block[-(1 << 15):]
             while len(pending) > (2 * threads if piece else 0):
                 yield pending.popleft().result()
-    end = checksum.to_bytes(4, "little") + (size % (1 << 32)).to_bytes(4, "little")
-    yield b"\3\0" + end  # behind an empty last block
+    yield b"\3\0" + checksum.to_bytes(4, "little") + (size % (1 << 32)).to_bytes(4, "little")  # b"\3\0": a last block
 
 
 def _deflated(block: bytes, window: bytes) -> bytes:
@@ -731,8 +730,7 @@ def _claim(access: _Access, job_file: Path, job_id: str) -> bool:
         return False
     history = _history(access, other) if other else None
     if history is not None and not _has(history, ENDED):
-        raise RescaleError(f"{job_file} is of job {other}, which {'has not ended' if history else 'was not started'}; "
-                           f"job {job_id} was not submitted. Take another job_name, or go on with job {other}")
+        raise RescaleError(f"{job_file} is of job {other}, {'not ended' if history else 'not started'}; use another name")
     if other is not None:
         _set_aside(job_file, other)
     _create(job_file, job_id)
@@ -1918,6 +1916,7 @@ def _session(process: int) -> requests.Session:
     session.headers["User-Agent"] = f"rescale_rest_api/{__version__}"
     session.headers["Cache-Control"] = "no-cache"  # a proxy's old answer could hide that a job was started
     session.headers["Accept-Encoding"] = "identity"  # files come as they are stored
+    session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))  # none: threads share them
     return session
 
 
@@ -2101,7 +2100,7 @@ def _whole_file(path: Path) -> Iterator[IO[bytes]]:
 def _at_once(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Yield work(item) for each item, in order, CONNECTIONS of them at a time, as many more done ahead.
 
-    The threads are daemons, unlike those of a pool: after Ctrl-C nobody waits for a line that hangs.
+    The threads are daemons, unlike a pool's: after Ctrl-C nobody waits for a line that hangs.
     """
     waiting, gate = iter(items), threading.BoundedSemaphore(CONNECTIONS)
     pending: collections.deque[concurrent.futures.Future[R]] = collections.deque()
@@ -2152,7 +2151,7 @@ class _Progress(contextlib.AbstractContextManager["_Progress"]):
 
 
 def _is_terminal() -> bool:
-    return sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty()
+    return not getattr(sys.stdout, "closed", True) and sys.stdout.isatty()
 
 
 class _Screen(logging.Handler):
@@ -2166,12 +2165,17 @@ class _Screen(logging.Handler):
         if record.levelno == logging.DEBUG and _is_terminal():
             text, end = text[:shutil.get_terminal_size().columns - 1], "\r"
             self.drawn = len(text)
-        try:
-            encoding = stream.encoding or "utf-8"
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed terminal, a full disk, no stream
+            encoding = getattr(stream, "encoding", None) or "utf-8"
             stream.write(f"{text:{width}}{end}".encode(encoding, "replace").decode(encoding))
             stream.flush()
-        except (OSError, ValueError, AttributeError):  # a closed terminal, a full disk, no stream: the log has it all
-            sys.stdout = sys.stdout if stream is sys.stderr else None  # or it would become the exit status
+
+    def close(self) -> None:  # at the end of the script: what could not be printed must not become its exit status
+        for name in ("stdout", "stderr"):
+            try:
+                getattr(sys, name).flush()
+            except (OSError, ValueError, AttributeError):
+                setattr(sys, name, None)
 
 
 def _log_file(chain_name: str) -> logging.FileHandler:
@@ -2183,11 +2187,10 @@ def _log_file(chain_name: str) -> logging.FileHandler:
     try:
         if fcntl and log.stream:
             fcntl.flock(log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        log.close()
-        raise _in_use(Path(log.baseFilename)) from None
-    except OSError:  # a file system without locks
-        pass
+    except OSError as error:
+        if isinstance(error, BlockingIOError):  # else it is a file system without locks
+            log.close()
+            raise _in_use(Path(log.baseFilename)) from None
     return log
 
 
