@@ -730,7 +730,7 @@ def _claim(access: _Access, job_file: Path, job_id: str) -> bool:
         return False
     history = _history(access, other) if other else None
     if history is not None and not _has(history, ENDED):
-        raise RescaleError(f"{job_file} is of job {other}, {'not ended' if history else 'not started'}; use another name")
+        raise RescaleError(f"{job_file}: job {other} has not {'ended' if history else 'started'}; use another job_name")
     if other is not None:
         _set_aside(job_file, other)
     _create(job_file, job_id)
