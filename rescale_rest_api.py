@@ -2167,7 +2167,7 @@ class _Screen(logging.Handler):
             self.drawn = len(text)
         with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed terminal, a full disk, no stream
             encoding = getattr(stream, "encoding", None) or "utf-8"
-            stream.write(f"{text:{width}}{end}".encode(encoding, "replace").decode(encoding))
+            stream.write(f"{text.ljust(width)}{end}".encode(encoding, "replace").decode(encoding))
             stream.flush()
 
     def close(self) -> None:  # at the end of the script: what could not be printed must not become its exit status
