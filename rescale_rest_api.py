@@ -149,6 +149,7 @@ class _Access(NamedTuple):
     platform: str
     token: str
     patience: float = PATIENCE  # seconds of faults after which a call gives up; with less it only glances at a job
+    stop: threading.Event = threading.Event()  # set when nobody waits for the answer any more
 
 
 class RescaleError(Exception):
@@ -422,7 +423,8 @@ def _upload(access: _Access, path: Path, in_volumes: bool) -> list[tuple[str, bo
     with contextlib.suppress(OSError):  # what cannot be read costs an upload, no more
         journal = path.with_name(f".{path.name}.uploaded").read_text("ascii", "replace")
     with _Progress(f"uploading {path.name}", before.st_size) as progress:
-        stored = list(_at_once(functools.partial(_store, access, progress, journal), volumes))
+        store = functools.partial(_store, access._replace(stop=progress.stop), progress, journal)
+        stored = list(_at_once(store, volumes))
     after = path.stat()
     if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         raise RescaleError(f"{path} changed while it was sent; nothing was set up. See that no program writes to it")
@@ -1023,7 +1025,7 @@ def job_download(rescale_platform: str, my_token: str, job_name: str, job_id: st
         ranges = [_beginning(*pair) for pair in zip(files, targets)]
         progress.add(sum(one.start for one in ranges))
         parts = itertools.chain.from_iterable(one.parts() for one in ranges)
-        fetch = functools.partial(_fetch, access, progress)
+        fetch = functools.partial(_fetch, access._replace(stop=progress.stop), progress)
         contents = _at_once(fetch, parts)
         for number, one in enumerate(ranges, 1):
             if not one.is_here and not _assemble(one, contents):
@@ -1189,14 +1191,12 @@ def _receive(progress: _Progress, part: _Range, content: IO[bytes], response: re
     elif not response.headers.get("Content-Range", f"bytes {start}-").startswith(f"bytes {start}-"):
         raise _Fault("another part of the file came than was asked for")
     with contextlib.suppress(HTTPError):  # small blocks first, so that of a line that breaks soon some is kept
-        while left and (block := response.raw.read(size, decode_content=False)):
-            if progress.stop.is_set():
-                raise RescaleError("stopped")
+        while left and not progress.stop.is_set() and (block := response.raw.read(size, decode_content=False)):
             skip, block, size = max(0, skip - len(block)), block[skip:][:left], min(2 * size, CHUNK)
             content.write(block)
             left -= len(block)
             progress.add(len(block))
-    if left == part.end - start:
+    if left == part.end - start or progress.stop.is_set():
         raise _Fault("nothing of the file came")
 
 
@@ -1844,7 +1844,7 @@ def _patiently(attempt: Callable[[], T], access: _Access, what: str) -> T:
     """Try again until an attempt comes through, with growing pauses, for `access.patience` seconds of faults.
 
     A pause that the platform asks for is kept; who has the usual patience, or more, has THROTTLE_PATIENCE for these.
-    Raises RescaleError when patience is over, or for a fault that is final, unless patience has no end.
+    Raises RescaleError when patience is over, `stop` is set, or for a final fault, unless patience has no end.
     """
     host, patience = urlsplit(_platform(access.platform)).netloc, access.patience
     longest = max(patience, THROTTLE_PATIENCE) if patience >= PATIENCE else patience
@@ -1861,7 +1861,7 @@ def _patiently(attempt: Callable[[], T], access: _Access, what: str) -> T:
             asked += fault.wait
             # A long transfer that breaks costs no more patience than a request that times out.
             spent += min(time.monotonic() - began, READ_TIMEOUT) + (0 if fault.wait else pause)
-            if spent > patience or asked > longest or (fault.final and patience < math.inf):
+            if spent > patience or asked > longest or (fault.final and patience < math.inf) or access.stop.is_set():
                 raise RescaleError(f"{what} at {host} failed: {fault}") from fault
             if spent + asked >= 5 and spent + asked - told_at >= OUTAGE_INTERVAL:
                 told_at = spent + asked

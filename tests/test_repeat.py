@@ -250,7 +250,8 @@ def test_resume_uses_no_changed_file_and_says_so(write, sim, number):
 ])
 def test_from_a_succeeded_link_on_all_get_new_jobs_with_the_mended_files(chain, sim, batch, change, expected):
     chain()
-    [folder], last = Path().glob("*@three@*/"), list(sim.starts)[-1]
+    [folder] = [path for path in Path().glob("*@three@*") if path.is_dir()]
+    last = list(sim.starts)[-1]
     change()
     again = ["one", "two", "three"][["one", "two", "three"].index(batch):]
     status, out, err = run("--repeat", "--from", batch)

@@ -162,7 +162,7 @@ def test_only_what_is_missing_is_sent(access, sim, large):
     """What has arrived behind the two that failed is not missing."""
     sim.faults.append(Fault("503", times=2))
     sim.on_request = lambda record, _: record.fault and wait_until(lambda: len(sim.files) == 5)
-    impatient = mock.patch.object(rescale._Access.__new__, "__defaults__", (0,))
+    impatient = mock.patch.object(rescale._Access.__new__, "__defaults__", (0, threading.Event()))
     with impatient, pytest.raises(rescale.RescaleError, match="503"):
         rescale.upload_local_files(*access)
     wait_until(lambda: len(JOURNAL.read_text().split()) == 10)
