@@ -148,7 +148,7 @@ def test_what_was_mended_while_the_first_job_still_ran_goes_along_to_the_second(
     process = running(sim)
     mend()
     sim.on_request = lambda record, when: (
-        "before" in then and record.method == "POST" and record.path.endswith("/jobs/") and process.kill(signal.SIGINT))
+        when in then and record.method == "POST" and record.path.endswith("/jobs/") and process.kill(signal.SIGINT))
     if "while" in then:
         process.kill(signal.SIGINT)
     else:

@@ -178,7 +178,7 @@ def test_a_rehearsal_goes_to_its_simulator_and_nowhere_else(monkeypatch, sim, fa
 ELSEWHERE = [
     f"{PLATFORM}/elsewhere/", "http://127.0.0.1/", "https://evil.example/", "//evil.example/x",
     "https://platform.example:8443/", "http://platform.example/", "https://platform.example@evil.example/",
-    "https://evil.example\\@platform.example/", "https://evil.example#@platform.example/", "https:evil.example/",
+    "https://evil.example\\@platform.example/", "https://evil.example#@platform.example/",
     "https://platform.example.evil.example/", "https://platform.example.:443/", "https://evil.example;@platform.example/",
 ]
 
