@@ -386,10 +386,10 @@ def upload_local_files(
 def _local_files(input_file: StrPath | Sequence[StrPath]) -> list[Path]:
     """The existing files that `input_file` names, which can all be sent."""
     names: list[Any] = list(input_file) if isinstance(input_file, (list, tuple)) else [input_file]
-    if isinstance(input_file, str) and not Path(input_file).is_file():
+    if isinstance(input_file, str) and not os.path.isfile(input_file):  # noqa: PTH113  # which takes any length
         names = input_file.split()
     paths = [Path(name) for name in names if isinstance(name, (str, os.PathLike))]
-    missing = [str(path) for path in paths if not path.is_file()]
+    missing = [str(path) for path in paths if not os.path.isfile(path)]  # noqa: PTH113
     strange = [path.name for path in paths if re.search(r'[\x00-\x1f\x7f"\\\ud800-\udfff]', path.name)]
     if missing or not paths or len(paths) < len(names):
         raise RescaleError(f"input_file {', '.join(missing) or input_file!r}: no such file; run create_tar_gz first")
@@ -400,9 +400,7 @@ def _local_files(input_file: StrPath | Sequence[StrPath]) -> list[Path]:
     return paths
 
 
-class _Volume(NamedTuple):
-    """A file, or a part of one, that is sent as a file of its own."""
-
+class _Volume(NamedTuple):  # a file, or a part of one, that is sent as a file of its own
     path: Path
     name: str
     start: int  # byte in the file
@@ -1344,6 +1342,8 @@ def _catalogue(access: _Access, path: str, key: str) -> Catalogue:
     try:
         return {str(item.get(key)): item for item in _pages(access, path) if item.get("isActive") is not False}
     except RescaleError as error:
+        if error.status not in (403, 404) and access.patience >= PATIENCE:
+            raise
         _say(f"- not checked: {path}, {error}")
         return {}
 
@@ -1470,7 +1470,7 @@ class Chain:
             if not link.job_id and not link.previous:
                 self.remember(link, _input_files_of(self.input_path)[0])
             elif not link.job_id and link.batch_name not in self.inputs:
-                with contextlib.suppress(RescaleError):  # of a folder that cannot be read, which does not matter now
+                with contextlib.suppress(RescaleError, OSError):  # what cannot be read does not matter now
                     changed = ", ".join(path.name for path in self.changes(link)[0])
                     if changed:
                         _say(f"- input files changed, not used by this job: {changed}; Ctrl-C, then --repeat uses them")
@@ -1611,7 +1611,7 @@ def chain(
         yield this
         _end(this, "succeeded", at_end, "")
         _say(f"Done: the result is in {this.links[-1].job_name}{os.sep}")
-    except (RescaleError, OSError, KeyboardInterrupt) as error:
+    except (RescaleError, OSError, json.JSONDecodeError, KeyboardInterrupt) as error:
         status, text = (130, "Interrupted.") if isinstance(error, KeyboardInterrupt) else (1, str(error))
         _complain(text)
         if this and status == 1 and not options.check:

@@ -94,4 +94,3 @@ def test_progress_can_be_read_and_a_picture_shows_where_a_step_started_and_what_
 def test_step_2_fails_where_step_1_has_left_nothing(tmp_path):
     folder = Path(shutil.copytree(EXAMPLE, tmp_path / "case"))
     assert "rod.restart" in solve(folder, 2, status=1).stderr
-    assert here(folder) == INPUTS
