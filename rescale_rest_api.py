@@ -257,6 +257,7 @@ def _input_files_of(input_path: StrPath | None, archive: str = ARCHIVE) -> tuple
     files, folders, left_out = list[Path](), list[str](), list[str]()
     with _file_errors(f"input_path {folder} cannot be read"):
         for path in sorted(folder.iterdir()):
+            of_a_job = [end for end in JOB_FILES if path.suffix in JOB_FILES and path.with_suffix(end).exists()]
             if path.is_dir():
                 folders.append(f"{path.name}/")
             elif path.name in (ARCHIVE, FAILED_ARCHIVE, archive):
@@ -267,15 +268,14 @@ def _input_files_of(input_path: StrPath | None, archive: str = ARCHIVE) -> tuple
                 left_out.append(f"{path.name} (not a regular file)")
             elif _holds_key(path, keys):
                 left_out.append(f"{path.name} (holds an API key)")
-            elif not (BOOKKEEPING.fullmatch(path.name) or (path.suffix in JOB_FILES and sum(
-                      path.with_suffix(suffix).exists() for suffix in JOB_FILES) > 1)):
+            elif len(of_a_job) < 2 and not BOOKKEEPING.fullmatch(path.name):
                 files.append(path)
     if not files:
         raise RescaleError(f"input_path {folder.absolute()} holds no files to pack, only: {folders + left_out}")
     return files, folders, left_out
 
 
-# What this library writes beside the input files: of a chain, a job, an upload; at least two of JOB_FILES for a job.
+# What this library writes beside the input files; of a job of any name at least two JOB_FILES: one may be the user's.
 JOB_FILES = (".job", ".desktop", ".url")
 BOOKKEEPING = re.compile(r".+@.+@\d{8}-\d{6}\.(job|log|desktop|url|rescale-001)|\..+\.(part|uploaded|job|chain)")
 KEY = re.compile(rb"(token|apikey|RESCALE_API_KEY)[=:'\"\s]{1,12}(token\s+)?[0-9a-f]{40}(?![0-9a-f])", re.IGNORECASE)
@@ -1022,9 +1022,8 @@ def job_download(rescale_platform: str, my_token: str, job_name: str, job_id: st
         targets = _targets(Path(job_name).absolute(), files)
         ranges = [_beginning(*pair) for pair in zip(files, targets)]
         progress.add(sum(one.start for one in ranges))
-        parts = itertools.chain.from_iterable(one.parts() for one in ranges)
         fetch = functools.partial(_fetch, access._replace(stop=progress.stop), progress)
-        contents = _at_once(fetch, parts)
+        contents = _at_once(fetch, itertools.chain.from_iterable(one.parts() for one in ranges))
         for number, one in enumerate(ranges, 1):
             if not one.is_here and not _assemble(one, contents):
                 _say(f"- {one.file.name} arrived damaged; fetching it again")
@@ -1179,7 +1178,7 @@ def _fetch(access: _Access, progress: _Progress, part: _Range) -> IO[bytes]:
 
 
 def _receive(progress: _Progress, part: _Range, content: IO[bytes], response: requests.Response) -> None:
-    """Write what is still missing of a range, or some of it, to `content`; what is sent before it is skipped."""
+    """Write what is missing of a range, or some of it, to `content`, as it is stored; skip what is sent before it."""
     start = part.start + content.tell()
     skip, left, size = 0, part.end - start, 4096
     if response.status_code != 206:
@@ -1457,7 +1456,8 @@ class Chain:
             link.job_id = _read_job(Path(f"{link.job_name}.job")) or None
         kept = list(Path().glob(self.kept_as))
         self.name = kept[0].name[1:-len(".chain")] if kept else self.links[0].job_name
-        self.memory: dict[str, Any] = json.loads(kept[0].read_text("utf-8")) if kept else {}
+        with _file_errors(f"{kept and kept[0]} cannot be read; repair it, or move it away: then no changes are known"):
+            self.memory: dict[str, Any] = json.loads(kept[0].read_text("utf-8")) if kept else {}
         self.inputs: dict[str, dict[str, list[Any]]] = self.memory.setdefault("inputs", {})
 
     def __iter__(self) -> Iterator[Link]:
@@ -1611,7 +1611,7 @@ def chain(
         yield this
         _end(this, "succeeded", at_end, "")
         _say(f"Done: the result is in {this.links[-1].job_name}{os.sep}")
-    except (RescaleError, OSError, json.JSONDecodeError, KeyboardInterrupt) as error:
+    except (RescaleError, OSError, KeyboardInterrupt) as error:
         status, text = (130, "Interrupted.") if isinstance(error, KeyboardInterrupt) else (1, str(error))
         _complain(text)
         if this and status == 1 and not options.check:
@@ -2057,12 +2057,12 @@ def _result_page(rescale_platform: str, job_id: str) -> str:
 
 @contextlib.contextmanager
 def _file_errors(what: str) -> Iterator[None]:
-    """Turn errors of the local file system into RescaleError, `what` first."""
+    """Turn errors of the local file system, and of what a file holds, into RescaleError, `what` first."""
     try:
         yield
-    except OSError as error:
-        name = f" ({error.filename})" if error.filename else ""
-        raise RescaleError(f"{what}: {error.strerror or error}{name}") from error
+    except (OSError, json.JSONDecodeError) as error:
+        name, said = (getattr(error, attribute, None) for attribute in ("filename", "strerror"))
+        raise RescaleError(f"{what}: {said or error}" + (f" ({name})" if name else "")) from error
 
 
 def _sum_up(file: IO[bytes], algorithm: str, size: int) -> Any:

@@ -17,8 +17,6 @@ import rescale_rest_api as rescale  # noqa: E402
 from rescale_simulator import Run, Simulator  # noqa: E402
 from two_jobs import THREE, copy_scripts  # noqa: E402
 
-SPEED = 200  # library seconds per real second: a polling step takes 25 ms, ten minutes of patience 3 s
-
 KEPT = {"PATH", "PATHEXT", "SYSTEMROOT", "COMSPEC", "TMPDIR", "TEMP", "TMP", "LANG", "LC_ALL", "USER", "LOGNAME",
         "USERNAME", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER"}  # of the environment
 
@@ -69,8 +67,8 @@ class Clock:
 
 @pytest.fixture
 def fast(monkeypatch):
-    """Time that runs SPEED times as fast for the library, and short timeouts on its sockets."""
-    clock = Clock(SPEED)
+    """Time that runs 200 times as fast for the library, a polling step in 25 ms, and short timeouts on its sockets."""
+    clock = Clock(200)
     monkeypatch.setattr(rescale, "time", clock)
     monkeypatch.setattr(rescale, "CONNECT_TIMEOUT", 1)
     monkeypatch.setattr(rescale, "READ_TIMEOUT", 0.5)

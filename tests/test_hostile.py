@@ -64,8 +64,7 @@ TEXTS = [  # what is put into the place of honest values
     "y" * 300, "job", "rescale.tar.gz/x", ".arChiv.part", "Completed", "Executing", "Stopping", "Failed", "abCdEf",
     "arChiv", "process_output.log", "shared/rescale.tar.gz", "123456789", "-1", "1e9", "nan", "sha512", "f" * 128,
     "0" * 32, f"Token {KEY}", KEY, "ht://[", "2026-01-02T03:04:05Z", "0001-01-01T00:00:00+23:59",
-    "9999-12-31T23:59:59-23:59", "2026-13-40T99:99:99Z", "?page=2", "https://evil.example/api/v2/jobs/?page=2",
-    "?page=\ud800", "?page_size=&page=", "x\nimport", "'''\nimport",
+    "9999-12-31T23:59:59-23:59", "2026-13-40T99:99:99Z", "?page=2", "https://evil.example/?page=2", "'''\nimport",
 ]
 TEXT = st.sampled_from(TEXTS) | st.text("aZ09 ._-/\\:\n\t\0\x1b\x9b\u202e\ud800é한%?#&='\"", max_size=12)
 NUMBERS = st.sampled_from([0, 1, -1, 2, 10**20, 10**400, 1 << 63, 0.5, 1e308, float("nan"), float("inf"), -0.0])

@@ -147,6 +147,17 @@ def test_a_whole_chain_ends_right_without_a_screen(edit, sim, screen):
     assert len(sim.starts) == 2
 
 
+def test_a_screen_that_is_no_file_and_one_that_is_full_for_a_moment_get_the_lines_that_come(monkeypatch):
+    class Tee(list):
+        write, flush = list.append, lambda self: len(self) == 1 and exec("raise BlockingIOError")
+
+    monkeypatch.setattr(sys, "stdout", Tee())
+    Path("a.inp").touch()
+    rescale.platform_my_token("https://kr.rescale.com", "Token 1234567890")
+    rescale.create_tar_gz()
+    assert "Successfully created" in sys.stdout[-1]
+
+
 def test_what_is_printed_goes_through_logging_without_keys_and_control_characters(edit, sim, capsys):
     seen = io.StringIO()
     logging.getLogger("rescale_rest_api").addHandler(logging.StreamHandler(seen))

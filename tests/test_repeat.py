@@ -229,15 +229,19 @@ def test_a_copied_folder_is_the_chain_with_its_memory_or_says_that_nothing_goes_
     assert ("changed since: a.inp" in out) == goes_along
 
 
-@pytest.mark.parametrize("number", [1, 2], ids=["before any follower", "before the last"])
-def test_resume_uses_no_changed_file_and_says_so(write, sim, number):
+def vanish(path):
+    raise FileNotFoundError(2, "No such file or directory", str(path))
+
+
+@pytest.mark.parametrize(("number", "constants"), [(1, {}), (2, {}), (1, {"_facts": vanish})], ids=["1", "2", "gone"])
+def test_resume_uses_no_changed_file_and_says_so(write, sim, number, constants):
     write([(name, text + WAITS * (name == FOUR[number - 1][0])) for name, text in THREE])
     killed(sim, number)
     mend()
     let_run_on(sim)
-    status, out, err = run("--resume")
+    status, out, err = run("--resume", constants=constants)
     assert (status, err) == (0, "")
-    assert re.search(r"not used by this job: a\.inp.*--repeat", out)
+    assert bool(constants) != bool(re.search(r"not used by this job: a\.inp.*--repeat", out))
     assert (left(), len(uploads(sim))) == (all_saw("old 1", "one", "two", "three"), 1)
 
 
@@ -289,12 +293,14 @@ def test_a_job_that_could_never_be_started_is_replaced_from_its_link_on(write, s
 # What is repeated, and what is said
 
 
-def test_where_it_cannot_be_told_what_was_changed_nothing_is_repeated(chain, sim):
+@pytest.mark.parametrize("spoilt", ["inputs/b.inp", "memory"])
+def test_where_it_cannot_be_told_what_was_changed_nothing_is_repeated(chain, sim, spoilt):
     chain("two")
     mend()
-    Path("inputs", "b.inp").symlink_to("nowhere")
+    [memory] = Path().glob(".*.chain")
+    memory.write_text("{") if spoilt == "memory" else Path(spoilt).symlink_to("nowhere")
     status, _, err = run("--repeat")
-    assert (status, of(sim), "b.inp" in err) == (1, ["one", "two"], True)
+    assert (status, of(sim), str(memory if spoilt == "memory" else spoilt) in err) == (1, ["one", "two"], True)
 
 
 def test_what_another_process_did_before_it_died_is_not_paid_again(chain, sim):

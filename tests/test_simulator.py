@@ -213,7 +213,7 @@ def test_the_folder_of_a_rehearsal_goes_when_all_went_well_and_the_command_names
     (folder,) = Path().absolute().glob("rescale-rehearsal-*")
     assert str(folder / "jobs") in err.splitlines()[-1]
     assert (shlex.split(out)[2:4], out.split(": ")[1]) == (["--folder", str(folder)], "A run failed\n")
-    left = {path.name: path.read_text() for path in folder.glob("jobs/*/work/*")}
+    left = {path.name: path.read_text() for path in folder.glob("jobs/*/*/*")}
     assert set(left) == {LOG, "rescale_failed.tar.gz"}, "a rescale.tar.gz would be the proof of a success"
     assert re.search(r"\*\*\* ERROR(.*\n)+.*Exited with code 1\n", left[LOG])
     assert re.search(r"--fail job3: .*user@job2@x", end(launch("--fail", "job3", script=ECHO), 2)[1])
@@ -229,7 +229,7 @@ def test_a_program_that_is_not_installed_is_explained_and_can_be_stood_in_for(la
     assert "chmod +x" in end(launch(line=told), 2)[1]
     Path("fake_abaqus_of_nowhere.sh").chmod(0o755)
     assert "reason: Completed successfully" in end(launch(line=told))[0]
-    assert "stand-in x\n" in [path.read_text() for path in Path("r").glob("jobs/*/work/out.txt")]
+    assert "stand-in x\n" in [path.read_text() for path in Path("r").rglob("out.txt")]
     assert "reason: A run failed" in end(launch("--folder", "r", script=script))[0]
 
 

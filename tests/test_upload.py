@@ -94,7 +94,7 @@ def test_a_name_arrives_as_it_is_or_is_refused_before_anything_is_sent(name, kin
 @pytest.mark.parametrize(("input_file", "named"), [
     (ARCHIVE, f"{ARCHIVE}.*create_tar_gz"), (Path("no.inp"), "no.inp"), ("here.inp no.inp", "no.inp"), ("sub", "sub"),
     (["here.inp", "no.inp"], "no.inp"), (["sub"], "sub"), ("", "''"), ("  ", "'  '"), ([], r"\[\]"), ([""], "file"),
-    (None, "None"), (5, "5"), ([None], "None"), (["here.inp", "sub/Here.inp"], "sub/Here.inp"),
+    ("long " * 60, "long"), (None, "None"), (5, "5"), ([None], "None"), (["here.inp", "sub/Here.inp"], "sub/Here.inp"),
 ], ids=repr)
 def test_what_is_missing_or_of_one_name_is_named_and_nothing_is_sent(input_file, named, access, sim):
     Path("sub").mkdir()
